@@ -1,0 +1,57 @@
+# `make repro` and `make test` need only Python 3.11 or newer and the package registry.
+SHELL := /bin/bash
+PYTHON ?= python3
+EXP ?=
+RUN ?=
+PORT ?= 5000
+VENV := $(CURDIR)/.venv
+STAMP := $(VENV)/installed
+export PATH := $(VENV)/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help install repro test test-all lint ui sync record tables report bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
+
+install: $(STAMP) ## make .venv with the pinned dependencies
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11 to 3.13 is needed; set PYTHON=/path/to/it")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+repro: install ## run the pipeline: the quickstart, or EXP=lenet5 for one of the paper's experiments
+ifeq ($(EXP),)
+	@dvc repro && python -m stages.report quickstart --show
+else
+	@python -m stages.check $(EXP) && dvc repro paper/dvc.yaml:report@$(EXP) && python -m stages.report $(EXP) --show
+endif
+
+test: install ## the test suite, without the slow tests
+	python -m pytest
+
+test-all: install ## the whole test suite
+	python -m pytest -m 'slow or not slow'
+
+lint: install ## check style and imports
+	ruff check . && ruff format --check .
+
+ui: sync ## the MLflow UI on http://127.0.0.1:5000 (PORT=...)
+	@python -m stages.ui $(PORT)
+
+sync: install ## send to MLflow what could not be sent before
+	@python -m stages.sync
+
+record: install ## write finished runs into the ledger: EXP=lenet5, or RUN=name
+	@python -m stages.record $(if $(RUN),$(RUN),$(EXP)) && python -m stages.tables
+
+tables: install ## rewrite the tables in README.md from the ledger
+	@python -m stages.tables
+
+bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
+	@python -m stages.bench_training
+
+clean: ## forget unfinished stages (finished results stay)
+	rm -rf .scratch

@@ -1,0 +1,1 @@
+"""Reproduce, check and extend reweighted ADMM pruning of neural networks."""

@@ -1,0 +1,187 @@
+"""Puts data, network, method and loop together, a function for each training stage of one run."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Distillation as DistillationBlock
+from pipeline.config import Experiment
+from pipeline.data.batches import PictureSet, TrainingBatches, in_order
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.files import sha256
+from pipeline.models import build
+from pipeline.pruning import METHODS
+from pipeline.pruning.masks import apply_, check_masks, count_nonzeros, prunable_weights, survivors_asked
+from pipeline.settings import prepare_torch
+from pipeline.training.loop import Checkpoint, Hook, Objective, Phase, Row
+from pipeline.training.objective import CrossEntropy, Distillation, answers_of
+from pipeline.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training stage of one run: its parameters, seed, pictures, and where its state and rows go."""
+
+    stage: str
+    experiment: Experiment
+    seed: int
+    train: PictureSet
+    validate: PictureSet
+    checkpoint: Checkpoint
+    on_epoch: Callable[[Row], None] = lambda row: None
+
+    def network(self, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The experiment's network: fresh from the seed, or with the weights given."""
+        return build(self.experiment.model, self.train.classes, self.seed, state)
+
+    def phase(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        epochs: int,
+        objective: Objective,
+        hooks: Sequence[Hook] = (),
+    ) -> list[Row]:
+        """Train the network with Adam, starting with fresh optimiser state."""
+        training = self.experiment.training
+        return Phase(
+            name=self.stage,
+            network=network,
+            optimiser=torch.optim.Adam(network.parameters(), lr=schedule.peak, fused=True),
+            schedule=schedule,
+            objective=objective,
+            batches=self.batches,
+            epochs=epochs,
+            generator=generator(self.stage, self.seed),
+            bf16=training.precision == "bf16",
+            validate=self.validation_figures,
+            checkpoint=self.checkpoint,
+            hooks=hooks,
+            on_epoch=self.on_epoch,
+        ).run()
+
+    @property
+    def batches(self) -> TrainingBatches:
+        training = self.experiment.training
+        return TrainingBatches(self.train, training.batch_size, training.shift)
+
+    def objective(self, block: DistillationBlock, teacher: nn.Module) -> Objective:
+        """Cross-entropy, with the teacher's answers mixed in where the parameters ask for it."""
+        if block.weight == 0:
+            return CrossEntropy()
+        answers = None
+        if self.experiment.training.shift == 0:  # the pictures never change, so neither do the answers
+            answers = answers_of(teacher, in_order(self.train, EVALUATION_BATCH))
+        return Distillation(teacher, block.weight, block.temperature, answers)
+
+    def validation_figures(self, network: nn.Module) -> Row:
+        found = evaluate(network, in_order(self.validate, EVALUATION_BATCH))
+        return {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
+
+
+def job(session: Any) -> Job:
+    """The training job of a stage's session."""
+    prepare_torch(session.experiment.training.threads)
+    train, validate = session.pictures("train"), session.pictures("validate")
+    return Job(session.stage, session.experiment, session.run.seed, train, validate, session, session.on_epoch)
+
+
+def last_figures(rows: Sequence[Row]) -> Row:
+    """The figures of a finished training: those of its last epoch, never of the best."""
+    last = {key: value for key, value in rows[-1].items() if key != "learning_rate"}
+    return {"epochs": last.pop("epoch"), **last}
+
+
+def generator(purpose: str, seed: int) -> torch.Generator:
+    """A generator of its own for each purpose, so that no stage's draws depend on another's."""
+    number = int(sha256(f"{purpose} {seed}".encode())[:12], 16)
+    return torch.Generator().manual_seed(number)
+
+
+def pretrain(job: Job) -> tuple[nn.Module, list[Row]]:
+    """Train the dense network from random weights."""
+    block, network = job.experiment.pretrain, job.network()
+    return network, job.phase(network, one_cycle(block), block.epochs, CrossEntropy())
+
+
+def train_reference(job: Job, dense: Mapping[str, Tensor]) -> tuple[nn.Module, list[Row]]:
+    """Train the dense network on for as many epochs as a pruned one gets, distillation included."""
+    block, network = job.experiment.reference, job.network(dense)
+    objective = job.objective(block.distillation, job.network(dense))
+    return network, job.phase(network, one_cycle(block), job.experiment.extra_epochs, objective)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What the pruning phase gives: the network with W = Z, its figures, and the curves."""
+
+    network: nn.Module
+    figures: dict[str, Any]
+    rows: list[Row]
+    iterations: list[Row]
+
+
+def prune(job: Job, method: str, ratio: float, dense: Mapping[str, Tensor]) -> Pruned:
+    """Run a method's pruning phase on the dense network and hand over its sparse copy Z."""
+    block, network = job.experiment.prune.method(method), job.network(dense)
+    weights = prunable_weights(network)
+    k = survivors_asked(sum(weight.numel() for weight in weights.values()), ratio)
+    phase = METHODS[method](weights, k, block.epochs * len(job.batches), block)
+    schedule = Schedule(block.learning_rate, warmup=0, hold=block.ramp, final=block.final)
+    objective = job.objective(block.distillation, job.network(dense))
+    rows = job.phase(network, schedule, block.epochs, objective, [phase])
+    accuracy_w = job.validation_figures(network)["validation_accuracy"]
+    handover = phase.hand_over()
+    network.load_state_dict({**network.state_dict(), **handover.Z})
+    figures = {
+        **handover.figures,
+        **survivors(weights),
+        "validation_accuracy_w": accuracy_w,
+        "validation_accuracy_z": job.validation_figures(network)["validation_accuracy"],
+        "epochs": block.epochs,
+        "train_loss": rows[-1]["train_loss"],
+    }
+    return Pruned(network, figures, rows, phase.iterations)
+
+
+def survivors(weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Survivors of the prunable weights, and the compression ratio that they make."""
+    kept, total = count_nonzeros(weights), sum(weight.numel() for weight in weights.values())
+    return {"survivors": kept, "compression_ratio": total / max(kept, 1)}
+
+
+class FixedMask(Hook):
+    """Keeps pruned weights at exactly +0.0 after every step."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
+        check_masks(masks, weights)
+        self.weights, self.masks = weights, masks
+
+    def after_step(self, step: int) -> None:
+        apply_(self.weights, self.masks)
+
+
+def retrain(
+    job: Job, method: str, sparse: Mapping[str, Tensor], dense: Mapping[str, Tensor]
+) -> tuple[nn.Module, list[Row], dict[str, float]]:
+    """Train the survivors, for the epochs that pruning left; gives network, rows and survivors."""
+    block, network = job.experiment.retrain, job.network(sparse)
+    weights = prunable_weights(network)
+    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    objective = job.objective(block.distillation, job.network(dense))
+    epochs = job.experiment.extra_epochs - job.experiment.prune.method(method).epochs
+    rows = job.phase(network, one_cycle(block), epochs, objective, [FixedMask(weights, masks)])
+    return network, rows, survivors(weights)
+
+
+def one_cycle(block: Any) -> Schedule:
+    """Up over the warm-up, and down again from its end."""
+    return Schedule(block.learning_rate, warmup=block.warmup, hold=block.warmup, final=block.final)

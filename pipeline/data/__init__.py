@@ -1,0 +1,1 @@
+"""Data sets: where their files come from, how they are checked, split, kept in memory and augmented."""

@@ -1,0 +1,60 @@
+"""How every stage starts and ends: arguments in, one clear sentence out when something is wrong."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+PR_SET_PDEATHSIG = 1
+
+
+def root() -> Path:
+    """The project's top folder: DVC runs every stage there."""
+    return Path.cwd()
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a stage's `main` with the command's arguments; exit 1 with one sentence on a known error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        main(sys.argv[1:])
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; run the same command again to go on after the last finished epoch")
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"error: {error.strerror or error}{place}; correct it and run the same command again")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when DVC is killed, so that no orphan goes on training."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def arguments_of(arguments: list[str], *names: str) -> list[str]:
+    """Exactly the named arguments.
+
+    Raises:
+        PipelineError: too few or too many.
+    """
+    if len(arguments) != len(names):
+        raise PipelineError(f"expected {' '.join(names)}, got {' '.join(arguments) or 'nothing'}")
+    return arguments
+
+
+def dvc_root() -> Path:
+    """Where tracking keeps its files: the checkout that the command was started for."""
+    return Path(os.environ.get("DVC_ROOT", os.getcwd())).resolve()

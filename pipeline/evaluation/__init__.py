@@ -1,0 +1,1 @@
+"""Accuracy and counts of a network."""

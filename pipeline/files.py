@@ -1,0 +1,88 @@
+"""Files that are either whole or absent: atomic writes, digests, JSON, CSV and tensor files."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ArtifactError, PipelineError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        PipelineError: the disk is full or the folder cannot be written; an older file stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PipelineError(
+            f"cannot write {path}: {error.strerror}; free some space or fix the permissions, "
+            "then run the same command again (finished epochs are kept)"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that is equal, byte for byte, for equal values (but keeps the order of keys)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist; run the stage that makes it") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error}); delete it and run its stage") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that all have the keys of the first one."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, stream.getvalue().encode())
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: Path, algorithm: Callable[..., Any] = hashlib.sha256) -> str:
+    """Digest of a file's content, read in pieces."""
+    digest = algorithm()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def digest_of_tree(path: Path) -> str:
+    """Digest of a file, or of the names and contents of all files below a folder."""
+    if path.is_file():
+        return digest_of_file(path)
+    lines = [
+        f"{file.relative_to(path).as_posix()} {digest_of_file(file)}"
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+    return sha256("\n".join(lines).encode())

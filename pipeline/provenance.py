@@ -1,0 +1,92 @@
+"""Where, when and with what a result was made: kept beside DVC's outputs, never inside them."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import digest_of_file, write_json
+from pipeline.layout import Run, provenance_file
+
+PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow")
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a stage came to its outputs; `seconds` counts all sessions of the stage together."""
+
+    stage: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    outputs: Sequence[Path]
+    seconds: float
+    threads: int
+
+
+def write(root: Path, run: Run, making: Making) -> None:
+    """Write a finished stage's provenance: what it read and wrote, when, where and with what."""
+    content = {
+        "stage": making.stage,
+        "params": making.params,
+        "seconds": round(making.seconds, 2),
+        **git_state(root),
+        "machine": machine(),
+        "versions": versions(),
+        "threads": making.threads,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": making.inputs,
+        "outputs": {path.as_posix(): digest_of_file(root / path) for path in making.outputs},
+    }
+    write_json(root / provenance_file(run, making.stage), content)
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit, and whether code or parameters differ from it (results that a run rewrites do not count)."""
+    commit = _git(root, "rev-parse", "HEAD") or "unknown"
+    changed = _git(root, "status", "--porcelain", "--", "pipeline", "stages", "params.yaml", "dvc.yaml", "paper")
+    return {"commit": commit, "dirty": bool(changed) or commit == "unknown"}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name, cores that may be used, memory, and the system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return f"{named.get('model name', 'unknown')} (family {named.get('cpu family')}, model {named.get('model')})"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

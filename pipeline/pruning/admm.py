@@ -1,0 +1,111 @@
+"""Reweighted ADMM: the state (Z, U, R) and its three updates, as fused multi-tensor operations.
+
+    minimise  f(W) + lambda * sum_i R_i |Z_i|     subject to  W = Z
+
+Symbols and order as in the README's section on the method.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.pruning.masks import Tensors
+
+
+def soft_threshold(v: Tensor, t: Tensor | float) -> Tensor:
+    """S(v, t) = sign(v) max(|v| - t, 0), element by element: the proximal operator of t|.|."""
+    return torch.sign(v) * torch.clamp(v.abs() - t, min=0)
+
+
+def importance(z: Tensor, eps: float) -> Tensor:
+    """R = 1 / (|Z| + eps): the smaller a weight, the more it is shrunk (Candes, Wakin, Boyd 2008)."""
+    return 1 / (z.abs() + eps)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far W and Z are apart, and how far Z moved.
+
+    primal: ||W - Z|| / ||W||; dual: rho ||Z - Z_prev||; nonzeros: nnz(Z).
+    """
+
+    primal: float
+    dual: float
+    nonzeros: int
+
+
+class ReweightedAdmm:
+    """State of the method for the prunable weights W of one network, all lists in W's order.
+
+    Starts at Z = W, U = 0, R = 1 / (|W| + eps).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], rho: float, eps: float) -> None:
+        self.names = list(weights)
+        self.rho, self.eps = rho, eps
+        self.W = [weight.detach() for weight in weights.values()]
+        self.Z = [w.clone() for w in self.W]
+        self.Z_prev = [w.clone() for w in self.W]
+        self.U = [torch.zeros_like(w) for w in self.W]
+        self.R = [importance(w, eps) for w in self.W]
+        self._anchor = torch._foreach_sub(self.Z, self.U)
+
+    def add_gradient_(self, gradients: list[Tensor]) -> None:
+        """W-update: add rho (W - Z + U), the gradient of rho/2 ||W - Z + U||^2, to f's gradients."""
+        torch._foreach_add_(gradients, self.W, alpha=self.rho)
+        torch._foreach_add_(gradients, self._anchor, alpha=-self.rho)
+
+    def lambda_for(self, nonzeros: int) -> float:
+        """The lambda whose Z-update leaves so many nonzeros (ties may leave fewer).
+
+        A weight stays nonzero iff |W + U| > lambda R / rho, that is iff rho |W + U| / R > lambda.
+        """
+        scores = torch._foreach_add(self.W, self.U)
+        torch._foreach_abs_(scores)
+        torch._foreach_div_(scores, self.R)
+        flat = torch.cat([score.flatten() for score in scores])
+        if nonzeros >= flat.numel():
+            return 0.0
+        return self.rho * torch.topk(flat, nonzeros + 1, sorted=True).values[-1].item()
+
+    def update_(self, lambda_: float) -> None:
+        """One iteration, in this order: Z = S(W + U, lambda R / rho), U += W - Z, R = 1 / (|Z| + eps)."""
+        self.Z_prev = self.Z
+        v = torch._foreach_add(self.W, self.U)
+        t = torch._foreach_mul(self.R, lambda_ / self.rho)
+        self.Z = torch._foreach_abs(v)
+        torch._foreach_sub_(self.Z, t)
+        torch._foreach_clamp_min_(self.Z, 0.0)
+        torch._foreach_mul_(self.Z, torch._foreach_sign(v))
+        torch._foreach_sub_(v, self.Z)
+        self.U = v
+        self.R = torch._foreach_abs(self.Z)
+        torch._foreach_add_(self.R, self.eps)
+        torch._foreach_reciprocal_(self.R)
+        self._anchor = torch._foreach_sub(self.Z, self.U)
+
+    def residuals(self) -> Residuals:
+        """Primal and dual residual and nnz(Z), over all prunable weights together."""
+        return Residuals(
+            primal=_norm(torch._foreach_sub(self.W, self.Z)) / max(_norm(self.W), 1e-30),
+            dual=self.rho * _norm(torch._foreach_sub(self.Z, self.Z_prev)),
+            nonzeros=sum(int(torch.count_nonzero(z)) for z in self.Z),
+        )
+
+    def sparse_copy(self) -> Tensors:
+        """Z by parameter name."""
+        return dict(zip(self.names, self.Z, strict=True))
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return {"Z": self.Z, "Z_prev": self.Z_prev, "U": self.U, "R": self.R}
+
+    def load_state_dict(self, state: Mapping[str, list[Tensor]]) -> None:
+        self.Z, self.Z_prev, self.U, self.R = (list(state[key]) for key in ("Z", "Z_prev", "U", "R"))
+        self._anchor = torch._foreach_sub(self.Z, self.U)
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return math.sqrt(sum(norm.item() ** 2 for norm in torch._foreach_norm(tensors)))

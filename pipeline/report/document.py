@@ -1,0 +1,117 @@
+"""Generated texts: the report of an experiment, and the README's tables with their notes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.report.ledger import Record, Result, read_ledger
+from pipeline.report.published import published_table, read_published
+from pipeline.report.render import Table, markdown, whole
+from pipeline.report.statistics import FEWEST_FOR_INTERVAL, group
+from pipeline.report.tables import handover_table, layer_table, result_table, seeds_table
+
+NO_RECORD = "No run is recorded yet.\n"
+SEEDS_NOTE = (
+    "Mean ± sample standard deviation over all seeds, accuracy on the test set. *Dense best*: the better "
+    "of the dense network and the dense network trained on for the same extra epochs. *Paired "
+    f"difference*: pruned minus dense best, with its 95 % t-interval from {FEWEST_FOR_INTERVAL} seeds on."
+)
+HOW_TO_READ = (
+    "*Dense* is the network before pruning; *reference* is the same network trained on, without pruning, "
+    "for as many epochs as pruning and retraining take. *Difference* is pruned minus the better of the "
+    "two, in percentage points (pp); above zero the pruned network is better. *Compression, weights* is "
+    "all prunable weights divided by the surviving ones, counted from the stored weights; the ratio over "
+    "all parameters also counts what is never pruned. *Latency* is a median of timed forward passes: "
+    "fewer weights do not by themselves make a network faster. At the *hand-over* the sparse copy Z "
+    "becomes the network: when the nonzeros of Z are near the k asked for and the residual ||W - Z|| / "
+    "||W|| is small, the method itself found the sparse network; otherwise it was cut, the run says *not "
+    "converged*, and it supports no claim. Accuracies in the first tables are of the test set, which is "
+    "read only once, by the stage evaluate."
+)
+
+
+def report(experiment: str, results: Sequence[Result]) -> str:
+    """The markdown report of an experiment; equal results give an equal text."""
+    sections = {
+        "Results": result_table(results),
+        "Seeds together": seeds_table(group(results)),
+        "Hand-over from pruning to retraining": handover_table(results),
+        "Survivors per layer": layer_table(results),
+        "Parameters": _params_table(results),
+    }
+    notes = {"Results": f"\n{HOW_TO_READ}\n", "Seeds together": f"\n{SEEDS_NOTE}\n"}
+    data = "".join(f"- {note}\n" for note in _dataset_notes(results))
+    parts = [f"# Report of {experiment}\n", "Generated from the metrics of its runs; do not edit.\n"]
+    for title, table in sections.items():
+        parts.append(f"## {title}\n\n{markdown(table)}{notes.get(title, '')}")
+    parts.append(f"## Data\n\n{data}")
+    return "\n".join(parts)
+
+
+def readme_tables(root: Path) -> dict[str, str]:
+    """The markdown of each generated table by its name, from the ledger and the published numbers only."""
+    records = read_ledger(root)
+    return {
+        "results": results_section(records),
+        "published": markdown(published_table(read_published(root), group(records), "LeNet-5")),
+    }
+
+
+def results_section(records: Sequence[Record]) -> str:
+    """The table of all records with the notes that make its numbers mean something."""
+    if not records:
+        return NO_RECORD
+    notes = "".join(f"- {note}\n" for note in [*_dataset_notes(records), *_machine_notes(records)])
+    return f"{markdown(seeds_table(group(records)))}\n{SEEDS_NOTE}\n\n{notes}"
+
+
+def _params_table(results: Sequence[Result]) -> Table:
+    """A row a parameter; a method's own parameters carry its name."""
+    rows: dict[str, str] = {}
+    for result in results:
+        params = {**result.params, "prune": {result.run.method: result.params["prune"]}}
+        rows.update(_flat("", params))
+    return Table(("parameter", "value"), list(rows.items()))
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {prefix: str(value)}
+    flat: dict[str, str] = {}
+    for key, inner in value.items():
+        flat.update(_flat(f"{prefix}.{key}" if prefix else key, inner))
+    return flat
+
+
+def _dataset_notes(results: Sequence[Result]) -> list[str]:
+    found: dict[tuple[str, str, int], set[str]] = {}
+    for result in results:
+        data = result.dataset
+        key = data["name"], data["digest"], data["test_images"]
+        found.setdefault(key, set()).add(result.run.experiment)
+    return [
+        f"{_joined(experiments)}: data set {name} (digest {digest[:12]}), {whole(images)} test pictures."
+        for (name, digest, images), experiments in sorted(found.items())
+    ]
+
+
+def _machine_notes(records: Sequence[Record]) -> list[str]:
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for stage in record.provenance.values():
+            found.setdefault(_machine(stage), set()).add(record.run.experiment)
+    return [f"{_joined(experiments)}: {machine}." for machine, experiments in sorted(found.items())]
+
+
+def _machine(stage: Mapping[str, Any]) -> str:
+    machine, versions = stage["machine"], stage["versions"]
+    changed = " with uncommitted changes" if stage["dirty"] else ""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB, "
+        f"{machine['system']}, threads: {stage['threads']}; Python {versions['python']}, "
+        f"PyTorch {versions['torch']}; code {(stage['commit'] or 'unknown')[:12]}{changed}"
+    )
+
+
+def _joined(experiments: set[str]) -> str:
+    return ", ".join(sorted(experiments))

@@ -1,0 +1,253 @@
+"""The ledger: one git-tracked record a finished run: what was measured, how, where, with which code."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, Experiment
+from pipeline.errors import ArtifactError
+from pipeline.files import digest_of_tree, read_json, sha256, write_bytes, write_json
+from pipeline.layout import (
+    PrunedRun,
+    Run,
+    metrics_file,
+    provenance_file,
+    record_file,
+    recorded_network_file,
+    weights_file,
+)
+
+SCHEMA = 1
+LARGEST_NETWORK_BYTES = 1_000_000
+DENSE_STAGES = ("pretrain", "reference")
+STAGES = (*DENSE_STAGES, "prune", "retrain", "evaluate", "benchmark")
+# What tables read from each stage's metrics; a dot goes one level down.
+NEEDED = {
+    "pretrain": ("epochs", "validation_accuracy"),
+    "reference": ("epochs", "validation_accuracy"),
+    "prune": (
+        "converged", "survivors_asked", "nonzeros_at_handover", "survivors", "primal_residual", "lambda",
+        "updates", "validation_accuracy_w", "validation_accuracy_z",
+    ),
+    "retrain": ("epochs", "validation_accuracy", "survivors"),
+    "evaluate": (
+        "dataset", "dataset_digest", "test_images", "dense_accuracy", "reference_accuracy",
+        "dense_best_accuracy", "pruned_accuracy",
+    ),
+    "benchmark": (
+        "counts.surviving_weights", "counts.compression_ratio", "counts.compression_ratio_all_parameters",
+        "layers", "bytes.dense", "bytes.sparse", "latency",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its raw parameters by block, its metrics by stage; accuracies are fractions."""
+
+    run: PrunedRun
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        evaluate = self.metrics["evaluate"]
+        return {
+            "name": evaluate["dataset"],
+            "digest": evaluate["dataset_digest"],
+            "test_images": evaluate["test_images"],
+        }
+
+    @property
+    def converged(self) -> bool:
+        """False: the hand-over was a hard cut, and the run supports no claim."""
+        return self.metrics["prune"]["converged"]
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the pruned network minus the better one of the two dense accuracies."""
+        evaluate = self.metrics["evaluate"]
+        return evaluate["pruned_accuracy"] - evaluate["dense_best_accuracy"]
+
+
+@dataclass(frozen=True)
+class Record(Result):
+    """A result with the provenance of each stage, and where its sparse network is (None: not recorded)."""
+
+    provenance: Mapping[str, Mapping[str, Any]]
+    sparse_network: Mapping[str, Any] | None
+
+
+def missing_metrics(root: Path, run: PrunedRun) -> list[Path]:
+    """The metrics files that a run does not have yet, in the order of the stages."""
+    files = [metrics_file(_owner(run, stage), stage) for stage in STAGES]
+    return [file for file in files if not (root / file).is_file()]
+
+
+def read_result(root: Path, config: Config, run: PrunedRun) -> Result:
+    """Read the metrics of a run's stages.
+
+    Raises:
+        ArtifactError: metrics are missing; names all missing files, or the missing values of a file.
+    """
+    missing = missing_metrics(root, run)
+    if missing:
+        names = ", ".join(str(file) for file in missing)
+        raise ArtifactError(f"{run.name} is not finished, its metrics are missing ({names}); run its stages")
+    metrics = {stage: _checked_metrics(root, _owner(run, stage), stage) for stage in STAGES}
+    return Result(run, config.params_of(run, Experiment.model_fields), metrics)
+
+
+def gather(root: Path, config: Config, run: PrunedRun) -> Record:
+    """Make the record of a run from the files that its stages left.
+
+    Raises:
+        ArtifactError: metrics or provenance of a stage are missing, or describe different results.
+    """
+    result = read_result(root, config, run)
+    provenance = {stage: _checked_provenance(root, _owner(run, stage), stage) for stage in STAGES}
+    for stage, made in provenance.items():
+        _check_params(run, stage, made["params"], result.params)
+    network = root / weights_file(run, "retrain")
+    if not network.is_file():
+        raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
+    described = None
+    if network.stat().st_size < LARGEST_NETWORK_BYTES:
+        content = network.read_bytes()
+        place = recorded_network_file(run).as_posix()
+        described = {"file": place, "sha256": sha256(content), "bytes": len(content)}
+    return Record(run, result.params, result.metrics, provenance, described)
+
+
+def write_record(root: Path, record: Record) -> Path:
+    """Write a record, and copy its sparse network beside it; returns the record's file below `root`.
+
+    Raises:
+        ArtifactError: the network changed since the record was made.
+    """
+    place = root / recorded_network_file(record.run)
+    if record.sparse_network is None:
+        place.unlink(missing_ok=True)
+    else:
+        content = (root / weights_file(record.run, "retrain")).read_bytes()
+        if sha256(content) != record.sparse_network["sha256"]:
+            raise ArtifactError(f"{record.run.name} changed while it was recorded; record it again")
+        write_bytes(place, content)
+    content = _content(record)
+    write_json(root / record_file(record.run), {**content, "digest": _digest(content)})
+    return record_file(record.run)
+
+
+def read_record(root: Path, file: Path) -> Record:
+    """Read a record by its place below `root`.
+
+    Raises:
+        ArtifactError: missing, of another schema, under another run's name, or changed since it was recorded.
+    """
+    content = read_json(root / file)
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ArtifactError(f"{file} has schema {schema!r}, not {SCHEMA}; record the run again")
+    if content.pop("digest", None) != _digest(content):
+        raise ArtifactError(
+            f"{file} was changed since it was recorded: its digest does not match; "
+            f"restore it (`git checkout {file}`) or record the run again"
+        )
+    run = PrunedRun(**content["run"])
+    if file != record_file(run):
+        raise ArtifactError(f"{file} is the record of {run.name}; move it back to {record_file(run)}")
+    _check_network(root, file, content["sparse_network"])
+    fields = ("params", "metrics", "provenance", "sparse_network")
+    return Record(run, **{field: content[field] for field in fields})
+
+
+def read_ledger(root: Path) -> list[Record]:
+    """Read all records, sorted by experiment, method, ratio and seed.
+
+    Raises:
+        ArtifactError: a record cannot be used.
+    """
+    files = sorted(root.glob("results/*/*.json"))
+    records = [read_record(root, file.relative_to(root)) for file in files]
+    return sorted(records, key=lambda record: dataclasses.astuple(record.run))
+
+
+def _owner(run: PrunedRun, stage: str) -> Run:
+    """The run under whose name a stage keeps its files."""
+    return run.dense if stage in DENSE_STAGES else run
+
+
+def _checked_metrics(root: Path, run: Run, stage: str) -> dict[str, Any]:
+    file = metrics_file(run, stage)
+    metrics = read_json(root / file)
+    missing = [key for key in NEEDED[stage] if not _has(metrics, key.split("."))]
+    if missing:
+        raise ArtifactError(f"{file} has no {', '.join(missing)}; run the stage {stage} again")
+    return metrics
+
+
+def _has(value: Any, keys: Iterable[str]) -> bool:
+    for key in keys:
+        if not isinstance(value, dict) or value.get(key) is None:
+            return False
+        value = value[key]
+    return True
+
+
+def _checked_provenance(root: Path, run: Run, stage: str) -> dict[str, Any]:
+    file = provenance_file(run, stage)
+    if not (root / file).is_file():
+        raise ArtifactError(f"{file} does not exist: {stage} of {run.name} did not run here; run it again")
+    provenance = read_json(root / file)
+    outputs = provenance.get("outputs") if isinstance(provenance, dict) else None
+    metrics = metrics_file(run, stage).as_posix()
+    if not outputs or metrics not in outputs:
+        raise ArtifactError(f"{file} does not say which {metrics} it describes; run {stage} again")
+    for name, digest in {**provenance["inputs"], **outputs}.items():
+        if not (root / name).exists() or digest_of_tree(root / name) != digest:
+            raise ArtifactError(
+                f"{file} describes another result: {name} is not what the stage {stage} of {run.name} "
+                f"{'wrote' if name in outputs else 'read'}; run the stage again"
+            )
+    return provenance
+
+
+def _check_params(run: PrunedRun, stage: str, used: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [block for block, value in used.items() if now.get(block) != value]
+    if changed:
+        raise ArtifactError(
+            f"{stage} of {run.name} ran with other parameters than params.yaml has now ({', '.join(changed)}); "
+            "run `dvc repro`, or put the parameters back"
+        )
+
+
+def _check_network(root: Path, record: Path, described: Mapping[str, Any] | None) -> None:
+    if described is None:
+        return
+    network = root / described["file"]
+    if not network.is_file() or digest_of_tree(network) != described["sha256"]:
+        raise ArtifactError(
+            f"{described['file']} is not the network that {record} describes; "
+            "restore both with git or record the run again"
+        )
+
+
+def _content(record: Record) -> dict[str, Any]:
+    run = record.run
+    return {
+        "schema": SCHEMA,
+        "run": {"experiment": run.experiment, "method": run.method, "ratio": run.ratio, "seed": run.seed},
+        "dataset": record.dataset,
+        "params": record.params,
+        "metrics": record.metrics,
+        "provenance": record.provenance,
+        "sparse_network": record.sparse_network,
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 over the values, whatever the order of keys and the white space."""
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())

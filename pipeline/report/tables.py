@@ -1,0 +1,138 @@
+"""Numbers to tables: runs, layers, hand-overs, and seeds together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.ledger import Result
+from pipeline.report.render import NOTHING, Table, percent, points, span, times, whole
+from pipeline.report.statistics import Group, Spread
+
+NO_CLAIM = "not converged, supports no claim"
+
+
+def result_table(results: Sequence[Result]) -> Table:
+    """A row a run: accuracy on the test set, compression, storage, latency."""
+    headers = (
+        "run", "dense (%)", "reference (%)", "pruned (%)", "difference (pp)", "compression, weights",
+        "compression, all parameters", "survivors", "bytes, dense", "bytes, sparse",
+        "latency, batch 1, dense (ms)", "latency, batch 1, pruned (ms)", "converged",
+    )  # fmt: skip
+    return Table(headers, [_result_row(result) for result in results])
+
+
+def _result_row(result: Result) -> tuple[str, ...]:
+    evaluate, benchmark = result.metrics["evaluate"], result.metrics["benchmark"]
+    counts, latency = benchmark["counts"], benchmark["latency"].get("batch_1")
+    return (
+        result.run.name,
+        percent(evaluate["dense_accuracy"]),
+        percent(evaluate["reference_accuracy"]),
+        percent(evaluate["pruned_accuracy"]),
+        points(result.difference),
+        times(counts["compression_ratio"]),
+        times(counts["compression_ratio_all_parameters"]),
+        whole(counts["surviving_weights"]),
+        whole(benchmark["bytes"]["dense"]),
+        whole(benchmark["bytes"]["sparse"]),
+        *(f"{latency[network]['median_ms']:.3f}" if latency else NOTHING for network in ("dense", "pruned")),
+        "yes" if result.converged else NO_CLAIM,
+    )
+
+
+def layer_table(results: Sequence[Result]) -> Table:
+    """A row a layer: its weights, and what survived in each run."""
+    layers = [result.metrics["benchmark"]["layers"] for result in results]
+    names = list(dict.fromkeys(name for run in layers for name in run))
+    rows = []
+    for name in names:
+        weights = next(run[name]["weights"] for run in layers if name in run)
+        rows.append((name, whole(weights), *(_survivors(run.get(name)) for run in layers)))
+    return Table(("layer", "weights", *(result.run.name for result in results)), rows)
+
+
+def _survivors(layer: Mapping[str, int] | None) -> str:
+    if layer is None:
+        return NOTHING
+    return f"{whole(layer['survivors'])} ({percent(layer['survivors'] / layer['weights'])} %)"
+
+
+def handover_table(results: Sequence[Result]) -> Table:
+    """A row a run: the state of the pruning phase when its sparse copy became the network."""
+    headers = (
+        "run", "nonzeros of Z", "k asked", "primal residual", "W, validation (%)", "Z, validation (%)",
+        "retrained, validation (%)", "lambda", "updates", "converged",
+    )  # fmt: skip
+    rows = []
+    for result in results:
+        prune = result.metrics["prune"]
+        rows.append((
+            result.run.name,
+            whole(prune["nonzeros_at_handover"]),
+            whole(prune["survivors_asked"]),
+            f"{prune['primal_residual']:.4f}",
+            percent(prune["validation_accuracy_w"]),
+            percent(prune["validation_accuracy_z"]),
+            percent(result.metrics["retrain"]["validation_accuracy"]),
+            f"{prune['lambda']:.3g}",
+            whole(prune["updates"]),
+            "yes" if result.converged else NO_CLAIM,
+        ))  # fmt: skip
+    return Table(headers, rows)
+
+
+def seeds_table(groups: Sequence[Group]) -> Table:
+    """A row an experiment, method and ratio, over all its seeds, failures included."""
+    headers = (
+        "experiment", "data set", "method", "asked", "seeds", "dense best (%)", "pruned (%)",
+        "paired difference (pp)", "compression, weights", "compression, all parameters", "bytes, sparse",
+        "converged",
+    )  # fmt: skip
+    return Table(headers, [_seeds_row(item, groups) for item in groups])
+
+
+def _seeds_row(item: Group, groups: Sequence[Group]) -> tuple[str, ...]:
+    run = item.first.run
+    sizes = [result.metrics["benchmark"]["bytes"]["sparse"] for result in item.results]
+    return (
+        run.experiment,
+        item.first.dataset["name"],
+        _method(item, groups),
+        f"{run.ratio}x",
+        str(len(item.results)),
+        mean_std(item.dense_best),
+        mean_std(item.pruned),
+        difference(item.difference),
+        span(item.counts("compression_ratio"), times),
+        span(item.counts("compression_ratio_all_parameters"), times),
+        span(sizes, whole),
+        converged(item),
+    )
+
+
+def _method(item: Group, groups: Sequence[Group]) -> str:
+    """The method; with its seeds where the same run names have several settings, which are never averaged."""
+    alike = [other for other in groups if _label(other) == _label(item)]
+    seeds = ", ".join(str(result.run.seed) for result in item.results)
+    return item.first.run.method if len(alike) == 1 else f"{item.first.run.method} (settings of seed {seeds})"
+
+
+def _label(item: Group) -> tuple[Any, ...]:
+    return item.first.run.experiment, item.first.run.method, item.first.run.ratio
+
+
+def mean_std(values: Spread) -> str:
+    return f"{percent(values.mean, 3)} ± {NOTHING if values.std is None else percent(values.std, 3)}"
+
+
+def difference(values: Spread) -> str:
+    """Mean difference in percentage points, and its 95 % interval where there are seeds enough."""
+    mean = points(values.mean, 3)
+    if values.margin is None:
+        return mean
+    return f"{mean} [{points(values.mean - values.margin, 3)}, {points(values.mean + values.margin, 3)}]"
+
+
+def converged(item: Group) -> str:
+    """`2 of 2`, or what a reader must not overlook."""
+    count = f"{item.converged} of {len(item.results)}"
+    return count if item.converged == len(item.results) else f"{count}: {NO_CLAIM}"

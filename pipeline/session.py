@@ -1,0 +1,126 @@
+"""One run of one stage: its parameters and inputs, resuming, tracking and provenance."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import entry, layout, provenance
+from pipeline.config import Config
+from pipeline.data.batches import PictureSet, picture_set
+from pipeline.errors import ArtifactError
+from pipeline.files import digest_of_tree, write_json
+from pipeline.layout import DenseRun, PrunedRun, Run
+from pipeline.provenance import Making
+from pipeline.resume import Scratch
+from pipeline.tensors import load_tensors
+from pipeline.tracking import Identity, Tracker
+
+# Which blocks of an experiment each stage reads: the same list stands in dvc.yaml, and a test compares.
+BLOCKS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("prepare",),
+    "pretrain": ("model", "training", "pretrain"),
+    "reference": ("model", "training", "extra_epochs", "reference"),
+    "prune": ("model", "training", "extra_epochs", "prune"),
+    "retrain": ("model", "training", "extra_epochs", "retrain"),
+    "evaluate": ("model", "training", "evaluate"),
+    "benchmark": ("model", "benchmark"),
+}
+DENSE_STAGES = ("pretrain", "reference")
+# Code whose change makes a checkpoint stale (the files that a training stage lists in dvc.yaml).
+CODE = ("assembly.py", "data/batches.py", "models", "pruning", "training", "evaluation/accuracy.py")
+
+
+class Session:
+    """Context of a stage's work; implements the training loop's checkpoint.
+
+    On leaving without an error, provenance is written and the scratch folder removed. Whatever
+    leaves the context early is kept for the next session.
+    """
+
+    def __init__(self, stage: str, run: Run, config: Config, inputs: Sequence[Path]) -> None:
+        self.stage, self.run, self.config, self.root = stage, run, config, config.root
+        self.experiment = config.experiment(run.experiment)
+        self.params = config.params_of(run, BLOCKS[stage])
+        self.inputs = {path.as_posix(): digest_of_tree(_existing(self.root / path)) for path in inputs}
+        code = {name: digest_of_tree(Path(__file__).parent / name) for name in CODE}
+        depends = {"run": run.name, "params": self.params, "inputs": self.inputs, "code": code}
+        self.scratch = Scratch(self.root, f"{stage}-{run.name}", depends)
+        data = next((path for path in inputs if path.parts[0] == "data"), None)
+        about = load_tensors(self.root / data)[1] if data else {}
+        self.tracker = Tracker(entry.dvc_root(), identity_of(config, run, stage, about))
+        self._started, self._before = time.monotonic(), 0.0
+        self._outputs: list[Path] = []
+
+    def __enter__(self) -> "Session":
+        self.scratch.__enter__()
+        self.tracker.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.tracker.__exit__(*error)
+        if error[0] is None:
+            threads = self.params.get(self.stage, {}).get("threads") or self.experiment.training.threads
+            making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads)
+            provenance.write(self.root, self.run, making)
+        self.scratch.__exit__(*error)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sessions of this stage together."""
+        return self._before + time.monotonic() - self._started
+
+    def load(self) -> dict[str, Any] | None:
+        state = self.scratch.load()
+        if state is None:
+            return None
+        self._before = state["seconds"]
+        return state["phase"]
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.scratch.save({"seconds": self.seconds, "phase": state})
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        figures = {key: value for key, value in row.items() if key != "epoch"}
+        self.tracker.log(figures, step=int(row["epoch"]))
+
+    def pictures(self, split: str) -> PictureSet:
+        """A prepared part of the experiment's data set."""
+        return picture_set(*load_tensors(self.root / layout.data_file(self.run.experiment, split)))
+
+    def wrote(self, *paths: Path) -> None:
+        """Outputs whose digests go into the provenance."""
+        self._outputs += paths
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the stage's metrics, and send them to tracking."""
+        path = layout.metrics_file(self.run, self.stage)
+        write_json(self.root / path, metrics)
+        self.wrote(path)
+        self.tracker.finish(metrics)
+
+
+def identity_of(config: Config, run: Run, stage: str, about_data: Mapping[str, Any]) -> Identity:
+    """What tracking finds a run by, and the tags to compare runs with."""
+    state = provenance.git_state(config.root)
+    tags = {"git_commit": state["commit"], "dirty": str(state["dirty"]).lower(), "seed": str(run.seed)}
+    tags |= {key: about_data[key] for key in ("dataset", "dataset_digest") if key in about_data}
+    if isinstance(run, PrunedRun):
+        tags |= {"method": run.method, "ratio": str(run.ratio), "dense_run": run.dense.name}
+    return Identity(run.experiment, run.name, stage, tracked_params(config, run), tags)
+
+
+def tracked_params(config: Config, run: Run) -> dict[str, Any]:
+    """Everything that makes a run what it is: what a tracking run is found by."""
+    if isinstance(run, DenseRun):
+        blocks = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference")
+        return {"seed": run.seed, **config.params_of(run, blocks)}
+    blocks = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "prune", "retrain")
+    own = {"method": run.method, "ratio": run.ratio, "seed": run.seed}
+    return {**own, **config.params_of(run, blocks)}
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`")
+    return path

@@ -1,0 +1,164 @@
+"""The training loop: the only place that calls `backward`."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import TrainingError
+from pipeline.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, float]
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class Batches(Protocol):
+    """Training data: `len` batches an epoch of images, labels and the pictures' indices."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]: ...
+
+
+class Hook:
+    """What a phase adds to the loop. Steps count from 1 and over the whole phase."""
+
+    def before_step(self) -> None:
+        """After `backward`, before the optimiser's step."""
+
+    def after_step(self, step: int) -> None:
+        """After the optimiser's step."""
+
+    def after_epoch(self) -> Row:
+        """Figures to add to the epoch's row."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave."""
+
+
+class Checkpoint(Protocol):
+    """Where a phase keeps its state between epochs."""
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Phase:
+    """One training phase.
+
+    `validate` gives figures of the network after an epoch; `on_epoch` gets every finished row;
+    `bf16` runs forward and backward in autocast.
+    """
+
+    name: str
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: Schedule
+    objective: Objective
+    batches: Batches
+    epochs: int
+    generator: torch.Generator
+    bf16: bool
+    validate: Callable[[nn.Module], Row]
+    checkpoint: Checkpoint
+    hooks: Sequence[Hook] = ()
+    on_epoch: Callable[[Row], None] = lambda row: None
+    rows: list[Row] = field(default_factory=list)
+
+    def run(self) -> list[Row]:
+        """Train to the last epoch, from the last finished one; returns one row an epoch.
+
+        Raises:
+            TrainingError: the loss is not finite; the checkpoint of the last epoch is kept.
+        """
+        self._resume()
+        started, first = time.monotonic(), len(self.rows)
+        for epoch in range(first + 1, self.epochs + 1):
+            row = self._epoch(epoch)
+            self.rows.append(row)
+            self.checkpoint.save(self._state())
+            self.on_epoch(row)
+            self._report(row, (time.monotonic() - started) / (epoch - first) * (self.epochs - epoch))
+        return self.rows
+
+    def _epoch(self, epoch: int) -> Row:
+        self.network.train()
+        total_loss, correct, seen = 0.0, 0, 0
+        step = (epoch - 1) * len(self.batches)
+        for images, labels, indices in self.batches.epoch(self.generator):
+            rate = self.schedule.at(step / (self.epochs * len(self.batches)))
+            loss, logits = self._step(images, labels, indices, rate)
+            step += 1
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"{self.name}: the loss became {loss} in epoch {epoch}, step {step}, at learning rate {rate:.3g}; "
+                    "lower learning_rate in params.yaml (the checkpoint of the last good epoch is kept)"
+                )
+            for hook in self.hooks:
+                hook.after_step(step)
+            total_loss += loss * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+        row: Row = {"epoch": epoch, "learning_rate": rate, "train_loss": total_loss / seen}
+        row |= {"train_accuracy": correct / seen, **self.validate(self.network)}
+        for hook in self.hooks:
+            row |= hook.after_epoch()
+        return row
+
+    def _step(self, images: Tensor, labels: Tensor, indices: Tensor, rate: float) -> tuple[float, Tensor]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            logits = self.network(images)
+            loss = self.objective(logits, labels, images, indices)
+        self.optimiser.zero_grad()
+        loss.backward()
+        value = loss.item()
+        if math.isfinite(value):
+            for hook in self.hooks:
+                hook.before_step()
+            self.optimiser.step()
+        return value, logits.detach()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+            "generator": self.generator.get_state(),
+            "global_generator": torch.get_rng_state(),
+        }
+
+    def _resume(self) -> None:
+        state = self.checkpoint.load()
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for hook, hook_state in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(hook_state)
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["global_generator"])
+        self.rows = list(state["rows"])
+        log.info("%s goes on after epoch %d of %d", self.name, len(self.rows), self.epochs)
+
+    def _report(self, row: Row, seconds_left: float) -> None:
+        figures = "  ".join(
+            f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "learning_rate")
+        )
+        left = f"{seconds_left // 60:.0f} min {seconds_left % 60:02.0f} s left"
+        log.info("%s  epoch %d/%d  %s  %s", self.name, row["epoch"], self.epochs, figures, left)
