@@ -1,6 +1,5 @@
 """Puts data, network, method and loop together, a function for each training stage of one run."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,16 @@ from torch import Tensor, nn
 
 from pipeline.config import Distillation as DistillationBlock
 from pipeline.config import Experiment
+from pipeline.config import Schedule as ScheduleBlock
 from pipeline.data.batches import PictureSet, TrainingBatches, in_order
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.files import sha256
 from pipeline.models import build
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import apply_, check_masks, count_nonzeros, prunable_weights, survivors_asked
-from pipeline.settings import prepare_torch
 from pipeline.training.loop import Checkpoint, Hook, Objective, Phase, Row
 from pipeline.training.objective import CrossEntropy, Distillation, answers_of
 from pipeline.training.schedule import Schedule
-
-log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
 
@@ -85,13 +82,6 @@ class Job:
     def validation_figures(self, network: nn.Module) -> Row:
         found = evaluate(network, in_order(self.validate, EVALUATION_BATCH))
         return {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
-
-
-def job(session: Any) -> Job:
-    """The training job of a stage's session."""
-    prepare_torch(session.experiment.training.threads)
-    train, validate = session.pictures("train"), session.pictures("validate")
-    return Job(session.stage, session.experiment, session.run.seed, train, validate, session, session.on_epoch)
 
 
 def last_figures(rows: Sequence[Row]) -> Row:
@@ -182,6 +172,6 @@ def retrain(
     return network, rows, survivors(weights)
 
 
-def one_cycle(block: Any) -> Schedule:
+def one_cycle(block: ScheduleBlock) -> Schedule:
     """Up over the warm-up, and down again from its end."""
     return Schedule(block.learning_rate, warmup=block.warmup, hold=block.warmup, final=block.final)

@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pipeline import entry, layout, provenance
+from pipeline.assembly import Job
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet, picture_set
 from pipeline.errors import ArtifactError
-from pipeline.files import digest_of_tree, write_json
+from pipeline.files import digest_of_tree, write_csv, write_json
 from pipeline.layout import DenseRun, PrunedRun, Run
 from pipeline.provenance import Making
+from pipeline.pruning.masks import prunable_weights
 from pipeline.resume import Scratch
-from pipeline.tensors import load_tensors
+from pipeline.settings import prepare_torch
+from pipeline.sparse import save_sparse
+from pipeline.tensors import load_tensors, save_tensors
 from pipeline.tracking import Identity, Tracker
 
 # Which blocks of an experiment each stage reads: the same list stands in dvc.yaml, and a test compares.
@@ -87,6 +93,30 @@ class Session:
     def pictures(self, split: str) -> PictureSet:
         """A prepared part of the experiment's data set."""
         return picture_set(*load_tensors(self.root / layout.data_file(self.run.experiment, split)))
+
+    def job(self) -> Job:
+        """The stage's training job."""
+        prepare_torch(self.experiment.training.threads)
+        train, validate = self.pictures("train"), self.pictures("validate")
+        return Job(self.stage, self.experiment, self.run.seed, train, validate, self, self.on_epoch)
+
+    def write_dense(self, network: nn.Module) -> None:
+        path = layout.weights_file(self.run, self.stage)
+        save_tensors(self.root / path, network.state_dict(), self._about)
+        self.wrote(path)
+
+    def write_sparse(self, network: nn.Module) -> None:
+        path = layout.weights_file(self.run, self.stage)
+        save_sparse(self.root / path, network.state_dict(), list(prunable_weights(network)), self._about)
+        self.wrote(path)
+
+    def write_rows(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_csv(self.root / path, rows)
+        self.wrote(path)
+
+    @property
+    def _about(self) -> dict[str, str]:
+        return {"run": self.run.name, "stage": self.stage}
 
     def wrote(self, *paths: Path) -> None:
         """Outputs whose digests go into the provenance."""

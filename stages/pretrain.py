@@ -2,9 +2,7 @@
 
 from pipeline import assembly, entry, layout
 from pipeline.config import Config
-from pipeline.files import write_csv
 from pipeline.session import Session
-from pipeline.tensors import save_tensors
 
 STAGE = "pretrain"
 
@@ -15,11 +13,9 @@ def main(arguments: list[str]) -> None:
     run = config.dense_run(name)
     inputs = [layout.data_file(run.experiment, part) for part in ("train", "validate")]
     with Session(STAGE, run, config, inputs) as session:
-        network, rows = assembly.pretrain(assembly.job(session))
-        weights, curve = layout.weights_file(run, STAGE), layout.curve_file(run, STAGE)
-        save_tensors(config.root / weights, network.state_dict(), {"run": run.name, "stage": STAGE})
-        write_csv(config.root / curve, rows)
-        session.wrote(weights, curve)
+        network, rows = assembly.pretrain(session.job())
+        session.write_dense(network)
+        session.write_rows(layout.curve_file(run, STAGE), rows)
         session.finish(assembly.last_figures(rows))
 
 

@@ -2,9 +2,8 @@
 
 from pipeline import assembly, entry, layout
 from pipeline.config import Config
-from pipeline.files import write_csv
 from pipeline.session import Session
-from pipeline.tensors import load_tensors, save_tensors
+from pipeline.tensors import load_tensors
 
 STAGE = "reference"
 
@@ -17,11 +16,9 @@ def main(arguments: list[str]) -> None:
     inputs = [*(layout.data_file(run.experiment, part) for part in ("train", "validate")), dense]
     with Session(STAGE, run, config, inputs) as session:
         start, _ = load_tensors(config.root / dense)
-        network, rows = assembly.train_reference(assembly.job(session), start)
-        weights, curve = layout.weights_file(run, STAGE), layout.curve_file(run, STAGE)
-        save_tensors(config.root / weights, network.state_dict(), {"run": run.name, "stage": STAGE})
-        write_csv(config.root / curve, rows)
-        session.wrote(weights, curve)
+        network, rows = assembly.train_reference(session.job(), start)
+        session.write_dense(network)
+        session.write_rows(layout.curve_file(run, STAGE), rows)
         session.finish(assembly.last_figures(rows))
 
 

@@ -2,10 +2,8 @@
 
 from pipeline import assembly, entry, layout
 from pipeline.config import Config
-from pipeline.files import write_csv
-from pipeline.pruning.masks import prunable_weights
 from pipeline.session import Session
-from pipeline.sparse import load_sparse, save_sparse
+from pipeline.sparse import load_sparse
 from pipeline.tensors import load_tensors
 
 STAGE = "retrain"
@@ -19,12 +17,9 @@ def main(arguments: list[str]) -> None:
     inputs = [*(layout.data_file(run.experiment, part) for part in ("train", "validate")), dense, sparse]
     with Session(STAGE, run, config, inputs) as session:
         teacher, start = load_tensors(config.root / dense)[0], load_sparse(config.root / sparse)[0]
-        network, rows, survivors = assembly.retrain(assembly.job(session), run.method, start, teacher)
-        weights, curve = layout.weights_file(run, STAGE), layout.curve_file(run, STAGE)
-        about = {"run": run.name, "stage": STAGE}
-        save_sparse(config.root / weights, network.state_dict(), list(prunable_weights(network)), about)
-        write_csv(config.root / curve, rows)
-        session.wrote(weights, curve)
+        network, rows, survivors = assembly.retrain(session.job(), run.method, start, teacher)
+        session.write_sparse(network)
+        session.write_rows(layout.curve_file(run, STAGE), rows)
         session.finish({**assembly.last_figures(rows), **survivors})
 
 

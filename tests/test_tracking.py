@@ -184,7 +184,7 @@ def test_a_batched_curve_and_odd_values_arrive(root):
 
 def test_a_very_long_parameter_arrives_in_part(root):
     train(root, replace(PRUNE, params={"layers": "x" * 10_000}))
-    assert set(named(root, PRUNE.run).data.params["layers"]) == {"x"}
+    assert named(root, PRUNE.run).data.params["layers"] == "x" * 5000
 
 
 def test_the_report_puts_numbers_of_skipped_stages_and_files_on_the_parent(root):

@@ -1,0 +1,129 @@
+"""Every mistake in the parameters and run lists is found before anything runs, all at once, by key and value."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import Config, read_yaml
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the real parameters, and a function that changes some and reads them again."""
+    for name in ("params.yaml", "runs.yaml", "paper/runs.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def changed(file: str, **changes) -> Config:
+        content = read_yaml(tmp_path / file)
+        for key, value in changes.items():
+            *path, last = key.split("/")
+            block = content
+            for part in path:
+                block = block[part]
+            if value is None:
+                del block[last]
+            else:
+                block[last] = value
+        (tmp_path / file).write_text(yaml.safe_dump(content))
+        return Config(tmp_path)
+
+    return changed
+
+
+def test_the_projects_own_files_are_valid():
+    config = Config(ROOT)
+    assert "quickstart" in config.experiments
+    assert config.runs_of("quickstart")
+
+
+Q = "experiments/quickstart/"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("pretrain/epochs", "many", "experiments.quickstart.pretrain.epochs should be a valid integer, got 'many'"),
+        ("pretrain/epochs", 2.5, "pretrain.epochs"),
+        ("pretrain/learning_rate", -1, "pretrain.learning_rate should be greater than 0, got -1"),
+        ("pretrain/learning_rat", 1, "pretrain.learning_rat is not a known parameter"),
+        ("pretrain/warmup", None, "pretrain.warmup is missing"),
+        ("training/precision", "fp8", "training.precision should be 'fp32' or 'bf16', got 'fp8'"),
+        ("prune/reweighted-admm/rho", 0, "prune.reweighted-admm.rho should be greater than 0, got 0"),
+        ("prune/reweighted-admm/rho", float("nan"), "prune.reweighted-admm.rho"),
+        ("prune/reweighted-admm/epochs", 40, "must be < extra_epochs (40) to leave epochs for retraining, got 40"),
+        ("prune/magic", {"epochs": 1}, "prune.magic is not a known parameter"),
+    ],
+)
+def test_a_mistake_is_named_by_key_and_value(project, key, value, said):
+    with pytest.raises(ConfigError, match=r"params\.yaml: 1 mistake") as caught:
+        project("params.yaml", **{Q + key: value})
+    assert said in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(project):
+    with pytest.raises(ConfigError, match="3 mistakes") as caught:
+        project(
+            "params.yaml", **{Q + "pretrain/epochs": 0, Q + "training/threads": "two", Q + "benchmark/rounds": 1}
+        )
+    assert all(name in str(caught.value) for name in ("pretrain.epochs", "training.threads", "benchmark.rounds"))
+
+
+@pytest.mark.parametrize("text", ["3e-05", "3e-5", "3.0e-5", "0.00003"])
+def test_numbers_as_dvc_writes_them(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(f"value: {text}\n")
+    assert read_yaml(tmp_path / "x.yaml") == {"value": 3e-5}
+
+
+@pytest.mark.parametrize(("text", "value"), [("3", 3), ("0", 0), ("1.5", 1.5), ("v1e5", "v1e5"), ("1e", "1e")])
+def test_other_scalars_stay_what_they_are(tmp_path, text, value):
+    (tmp_path / "x.yaml").write_text(f"value: {text}\n")
+    found = read_yaml(tmp_path / "x.yaml")["value"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("method", "magic", "method must be a block of experiments.quickstart.prune, got magic"),
+        ("experiment", "nowhere", "experiment must be one of"),
+        ("ratio", 1, "ratio must be > 1, got 1"),
+        ("seed", 7, "needs the dense network quickstart-dense-s7, which is not listed"),
+    ],
+)
+def test_a_listed_run_that_cannot_be_is_named(project, field, value, said):
+    name = next(iter(read_yaml(ROOT / "runs.yaml")["runs"]))
+    with pytest.raises(ConfigError) as caught:
+        project("runs.yaml", **{f"runs/{name}/{field}": value})
+    assert said in str(caught.value)
+    assert f"runs.{name} must be named" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda config: config.experiment("lenet"), "unknown experiment 'lenet'; known are: quickstart"),
+        (lambda config: config.pruned_run("quick"), "unknown run 'quick'"),
+        (lambda config: config.dense_run("quick"), "unknown dense network 'quick'"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(ask, said):
+    with pytest.raises(ConfigError, match=said):
+        ask(Config(ROOT))
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("experiments:\n  a: [1,\n")
+    with pytest.raises(ConfigError, match=r"params\.yaml is not valid YAML: .*line 3"):
+        Config(tmp_path)
+
+
+def test_no_parameters_at_all(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist; run the command from the project's top folder"):
+        Config(tmp_path)

@@ -1,0 +1,207 @@
+"""The loop: figures by hand, determinism, and going on bit for bit after a kill."""
+
+import io
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import assembly
+from pipeline.config import Config, Distillation
+from pipeline.data.batches import PictureSet
+from pipeline.errors import ArtifactError, TrainingError
+from pipeline.models import build
+from pipeline.pruning.masks import prunable_weights
+from pipeline.training.objective import CrossEntropy
+from pipeline.training.objective import Distillation as Distilled
+from pipeline.training.schedule import Schedule
+from tests.test_config import ROOT
+
+
+def test_the_schedule_by_hand():
+    schedule = Schedule(peak=2.0, warmup=0.2, hold=0.5, final=0.1)
+    assert schedule.at(0) == 0
+    assert schedule.at(0.1) == pytest.approx(1.0)
+    assert schedule.at(0.3) == 2.0
+    assert schedule.at(0.75) == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+    assert schedule.at(1 - 1e-9) == pytest.approx(0.2)
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0)]])
+    found = CrossEntropy()(logits, torch.tensor([1]), logits, torch.tensor([0]))
+    assert found.item() == pytest.approx(-math.log(0.75))
+
+
+def test_distillation_by_hand():
+    """Teacher (1/4, 3/4) and student (1/2, 1/2) at T = 1: KL = log 2 - H; at weight 0.5."""
+    answers = torch.tensor([[9.0, 9.0], [0.0, math.log(3.0)]])
+    objective = Distilled(nn.Identity(), weight=0.5, temperature=1.0, answers=answers)
+    found = objective(torch.zeros(1, 2), torch.tensor([0]), torch.zeros(1), torch.tensor([1]))
+    divergence = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert found.item() == pytest.approx(0.5 * math.log(2) + 0.5 * divergence)
+
+
+def test_distillation_asks_the_teacher_where_pictures_change():
+    teacher = nn.Linear(2, 2)
+    images, labels = torch.randn(3, 2), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        answers = teacher(images)
+    asked = Distilled(teacher, 0.7, 2.0)(answers * 0.5, labels, images, torch.arange(3))
+    kept = Distilled(teacher, 0.7, 2.0, answers)(answers * 0.5, labels, images, torch.arange(3))
+    assert asked.item() == pytest.approx(kept.item())
+
+
+class Memory:
+    """A checkpoint in memory that can stop the training after so many epochs, as a kill would."""
+
+    def __init__(self, stop_after: int | None = None, state: dict | None = None) -> None:
+        self.state, self.stop_after = state, stop_after
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        stream.seek(0)
+        self.state = torch.load(stream, weights_only=True)
+        if len(state["rows"]) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def pictures(count: int = 192, seed: int = 0) -> PictureSet:
+    """Toy digits: class c has a bright bar in row 2c."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 10, (count,), generator=random)
+    images = torch.randint(0, 60, (count, 1, 28, 28), dtype=torch.uint8, generator=random)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 2 * label + 3] = 200
+    return PictureSet(images, labels, torch.tensor([0.13]), torch.tensor([0.31]), 10, "toy", "")
+
+
+def experiment(**changes):
+    """The quickstart's parameters, shortened."""
+    real = Config(ROOT).experiment("quickstart")
+    training = real.training.model_copy(update={"batch_size": 32, "threads": 1, **changes})
+    admm = real.prune.reweighted_admm.model_copy(update={"epochs": 4, "update_every": 2})
+    return real.model_copy(
+        update={
+            "training": training,
+            "extra_epochs": 7,
+            "pretrain": real.pretrain.model_copy(update={"epochs": 3}),
+            "prune": real.prune.model_copy(update={"reweighted_admm": admm}),
+        }
+    )
+
+
+def job(stage: str, checkpoint: Memory | None = None, **changes) -> assembly.Job:
+    return assembly.Job(stage, experiment(**changes), 0, pictures(), pictures(64, 1), checkpoint or Memory())
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def dense(precision: str = "fp32"):
+    return assembly.pretrain(job("pretrain", precision=precision))[0].state_dict()
+
+
+STAGES = {
+    "pretrain": lambda job: assembly.pretrain(job)[0],
+    "reference": lambda job: assembly.train_reference(job, dense())[0],
+    "prune": lambda job: assembly.prune(job, "reweighted-admm", 20, dense()).network,
+    "retrain": lambda job: assembly.retrain(job, "reweighted-admm", sparse(), dense())[0],
+}
+
+
+def sparse():
+    return assembly.prune(job("prune"), "reweighted-admm", 20, dense()).network.state_dict()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_trainings_agree_bit_for_bit(precision):
+    one, other = (assembly.pretrain(job("pretrain", precision=precision))[0] for _ in range(2))
+    assert same(one, other)
+
+
+@pytest.mark.parametrize(("stage", "stop"), itertools.product(STAGES, (1, 2)))
+def test_a_stopped_training_goes_on_bit_for_bit(stage, stop):
+    whole = STAGES[stage](job(stage))
+    stopped = Memory(stop_after=stop)
+    with pytest.raises(KeyboardInterrupt):
+        STAGES[stage](job(stage, stopped))
+    torch.manual_seed(99)  # whatever happens between two sessions must not matter
+    assert same(whole, STAGES[stage](job(stage, Memory(state=stopped.state))))
+
+
+def test_the_curves_go_on_too():
+    whole = assembly.prune(job("prune"), "reweighted-admm", 20, dense())
+    stopped = Memory(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        assembly.prune(job("prune", stopped), "reweighted-admm", 20, dense())
+    again = assembly.prune(job("prune", Memory(state=stopped.state)), "reweighted-admm", 20, dense())
+    assert again.rows == whole.rows
+    assert again.iterations == whole.iterations
+    assert again.figures == whole.figures
+
+
+def test_another_seed_is_another_network():
+    first, other = (build(experiment().model, 10, seed) for seed in (0, 1))
+    assert not same(first, other)
+
+
+def test_a_pruned_weight_stays_exactly_zero():
+    start = sparse()
+    network, rows, survivors = assembly.retrain(job("retrain"), "reweighted-admm", start, dense())
+    for name, weight in prunable_weights(network).items():
+        pruned = start[name] == 0
+        assert (weight[pruned] == 0).all()
+        assert not torch.signbit(weight[pruned]).any()
+        assert not torch.equal(weight, start[name])
+    assert len(rows) == 3
+    assert survivors["survivors"] <= 430_500 // 20
+
+
+def test_pruning_and_retraining_together_last_as_long_as_the_reference():
+    start = dense()
+    pruned = assembly.prune(job("prune"), "reweighted-admm", 20, start)
+    _, retrained, _ = assembly.retrain(job("retrain"), "reweighted-admm", pruned.network.state_dict(), start)
+    _, reference = assembly.train_reference(job("reference"), start)
+    assert len(pruned.rows) + len(retrained) == len(reference) == 7
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_rate():
+    class Poisoned(CrossEntropy):
+        calls = 0
+
+        def __call__(self, *arguments):
+            Poisoned.calls += 1
+            return super().__call__(*arguments) * (float("nan") if Poisoned.calls == 9 else 1)
+
+    checkpoint = Memory()
+    work = job("pretrain", checkpoint)
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 2, step 9, at learning rate .*lower learning"):
+        work.phase(work.network(), Schedule(1e-3, 0, 0.5, 0.1), 3, Poisoned())
+    assert len(checkpoint.state["rows"]) == 1
+    assert all(torch.isfinite(value).all() for value in checkpoint.state["network"].values())
+
+
+def test_weights_of_another_network_are_refused():
+    state = dense()
+    state["fc2.weight"] = torch.zeros(10, 400)
+    with pytest.raises(ArtifactError, match=r"not those of lenet5: fc2.weight should have shape \(10, 500\)"):
+        job("prune").network(state)
+
+
+def test_lenet5_has_the_published_size():
+    network = job("pretrain").network()
+    assert sum(weight.numel() for weight in prunable_weights(network).values()) == 430_500
+    assert sum(parameter.numel() for parameter in network.parameters()) == 431_080
+
+
+def test_no_distillation_is_plain_cross_entropy():
+    work = job("retrain")
+    assert isinstance(work.objective(Distillation(weight=0.0, temperature=2.0), work.network()), CrossEntropy)
