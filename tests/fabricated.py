@@ -76,7 +76,8 @@ def vouch(root: Path, run: PrunedRun, stage: str) -> None:
         outputs.append(weights_file(run, stage))
     put(root / provenance_file(owner(run, stage), stage), {
         "stage": stage, "seconds": 1.5, "commit": "0123456789abcdef", "dirty": False, "machine": MACHINE,
-        "params": {}, "inputs": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1, "finished": "2000-01-01T00:00:00Z",
+        "params": {}, "inputs": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
+        "finished": "2000-01-01T00:00:00Z",
         "outputs": {output.as_posix(): digest_of_file(root / output) for output in outputs},
     })  # fmt: skip
 

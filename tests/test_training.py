@@ -127,7 +127,7 @@ def test_two_trainings_agree_bit_for_bit(precision):
     assert same(one, other)
 
 
-@pytest.mark.parametrize(("stage", "stop"), itertools.product(STAGES, (1, 2)))
+@pytest.mark.parametrize(("stage", "stop"), list(itertools.product(STAGES, (1, 2))))
 def test_a_stopped_training_goes_on_bit_for_bit(stage, stop):
     whole = STAGES[stage](job(stage))
     stopped = Memory(stop_after=stop)
