@@ -1,16 +1,15 @@
-"""Typed, validated, immutable configuration: the only reader of `params.yaml` and of the run lists."""
+"""Typed, validated, immutable configuration: the parameters and the run lists, checked as a whole."""
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.layout import DenseRun, PrunedRun
+from pipeline.yaml_files import read_yaml
 
 PARAMS_FILE = "params.yaml"
 RUN_LISTS = ("runs.yaml", "paper/runs.yaml")
@@ -159,42 +158,6 @@ class Params(Block):
     """The whole of `params.yaml`."""
 
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Experiment]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: DVC writes 3e-5 as `3e-05`, which 1.1 reads as text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:float"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-
-
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int:
-    return loader.construct_yaml_float(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: the file is missing or not YAML; names the line.
-    """
-    try:
-        return yaml.load(path.read_text(), _Loader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; run the command from the project's top folder") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 class Config:

@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -53,8 +52,3 @@ def arguments_of(arguments: list[str], *names: str) -> list[str]:
     if len(arguments) != len(names):
         raise PipelineError(f"expected {' '.join(names)}, got {' '.join(arguments) or 'nothing'}")
     return arguments
-
-
-def dvc_root() -> Path:
-    """Where tracking keeps its files: the checkout that the command was started for."""
-    return Path(os.environ.get("DVC_ROOT", os.getcwd())).resolve()

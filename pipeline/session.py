@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline import entry, layout, provenance
+from pipeline import layout, provenance
 from pipeline.assembly import Job
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet, picture_set
@@ -20,7 +20,7 @@ from pipeline.resume import Scratch
 from pipeline.settings import prepare_torch
 from pipeline.sparse import save_sparse
 from pipeline.tensors import load_tensors, save_tensors
-from pipeline.tracking import Identity, Tracker
+from pipeline.tracking import Identity, Tracker, find_root
 
 # Which blocks of an experiment each stage reads: the same list stands in dvc.yaml, and a test compares.
 BLOCKS: Mapping[str, tuple[str, ...]] = {
@@ -34,7 +34,7 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
 }
 DENSE_STAGES = ("pretrain", "reference")
 # Code whose change makes a checkpoint stale (the files that a training stage lists in dvc.yaml).
-CODE = ("assembly.py", "data/batches.py", "models", "pruning", "training", "evaluation/accuracy.py")
+CODE = ("assembly.py", "settings.py", "data/batches.py", "models", "pruning", "training", "evaluation/accuracy.py")
 
 
 class Session:
@@ -54,7 +54,7 @@ class Session:
         self.scratch = Scratch(self.root, f"{stage}-{run.name}", depends)
         data = next((path for path in inputs if path.parts[0] == "data"), None)
         about = load_tensors(self.root / data)[1] if data else {}
-        self.tracker = Tracker(entry.dvc_root(), identity_of(config, run, stage, about))
+        self.tracker = Tracker(find_root(), identity_of(config, run, stage, about))
         self._started, self._before = time.monotonic(), 0.0
         self._outputs: list[Path] = []
 

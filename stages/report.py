@@ -19,7 +19,7 @@ from pipeline.report.ledger import Result, read_result
 from pipeline.report.render import terminal
 from pipeline.report.tables import result_table
 from pipeline.session import identity_of
-from pipeline.tracking import copy_to_parent
+from pipeline.tracking import copy_to_parent, find_root
 
 
 def main(arguments: list[str]) -> None:
@@ -50,7 +50,7 @@ def track(results: Sequence[Result], report: Path) -> None:
     config = Config(entry.root())
     for result in results:
         identity = identity_of(config, result.run, "report", {})
-        copy_to_parent(entry.dvc_root(), identity, result.metrics, [report])
+        copy_to_parent(find_root(), identity, result.metrics, [report])
 
 
 def shown(experiment: str, results: Sequence[Result]) -> str:

@@ -1,20 +1,13 @@
 """Send the tracked numbers that MLflow has not got yet: `make sync`."""
 
-import sys
-
-from pipeline.errors import PipelineError
+from pipeline import entry
 from pipeline.tracking import find_root, sync
 
 
-def main() -> int:
-    try:
-        sentences = sync(find_root())
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(sentences))
-    return 0
+def main(arguments: list[str]) -> None:
+    entry.arguments_of(arguments)
+    print("\n".join(sync(find_root())))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.run(main)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import Config, read_yaml
+from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 
