@@ -109,8 +109,10 @@ def checked_shape(name: Any, shape: Any) -> Shape:
     if not isinstance(name, str):
         raise ArtifactError(f"a tensor has the name {name!r}")
     sides = shape if isinstance(shape, list) and len(shape) <= 64 else [None]
-    if not (all(_is_count(side, LARGEST_SIZE) for side in sides)
-            and math.prod(max(side, 1) for side in sides) <= LARGEST_SIZE):
+    if not (
+        all(_is_count(side, LARGEST_SIZE) for side in sides)
+        and math.prod(max(side, 1) for side in sides) <= LARGEST_SIZE
+    ):
         raise ArtifactError(f"{name} has the shape {shape!r}")
     return tuple(shape)
 
@@ -205,6 +207,7 @@ def _is_count(value: Any, most: int) -> bool:
 
 def _cheapest_width(gaps: Integers) -> int:
     """The width with the fewest bytes, the smallest of equals."""
+
     def cost(width: int) -> int:
         return whole_bytes(int((gaps >> width).sum()) + gaps.size) + whole_bytes(gaps.size * width)
 

@@ -76,8 +76,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def only_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of a nested mapping, flattened; booleans become 0 or 1."""
-    return {name: float(value) for name, value in flatten(values).items()
-            if isinstance(value, Real) and math.isfinite(value)}
+    return {
+        name: float(value)
+        for name, value in flatten(values).items()
+        if isinstance(value, Real) and math.isfinite(value)
+    }
 
 
 def now_ms() -> int:
@@ -184,8 +187,9 @@ class Journal:
         """
         events: list[Event] = []
         for step, values in rows:
-            fresh = {name: value for name, value in only_numbers(values).items()
-                     if self._known.get((name, step)) != value}
+            fresh = {
+                name: value for name, value in only_numbers(values).items() if self._known.get((name, step)) != value
+            }
             if fresh:
                 events.append({"kind": "metrics", "step": step, "values": fresh})
                 self._remember(events[-1])
@@ -234,7 +238,7 @@ def _line(event: Event) -> bytes:
 
 def _write_all(stream: BinaryIO, content: bytes) -> None:
     while content:  # an unbuffered write may take only a part, such as the last free block
-        content = content[stream.write(content):]
+        content = content[stream.write(content) :]
 
 
 def _drop_half_line(stream: BinaryIO) -> int:

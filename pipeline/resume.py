@@ -67,8 +67,9 @@ class Scratch:
             except (RuntimeError, pickle.UnpicklingError) as error:
                 log.debug("checkpoint with a good digest does not load: %s", error)
         os.replace(path, path.with_suffix(".damaged"))
-        log.warning("the checkpoint %s is damaged (cut short or altered); this stage starts again from its first epoch",
-                    path)
+        log.warning(
+            "the checkpoint %s is damaged (cut short or altered); this stage starts again from its first epoch", path
+        )
         return None
 
     def save(self, state: dict[str, Any]) -> None:

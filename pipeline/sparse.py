@@ -37,8 +37,15 @@ VERSION = 1
 
 _VALUES = {"fp32": torch.float32, "fp16": torch.float16}
 _TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 _TAGS = {kind: tag for tag, kind in _TYPES.items()}
@@ -59,8 +66,13 @@ class _LaterVersion(ArtifactError):
     """The file is fine, and this code too old."""
 
 
-def save_sparse(path: Path, state: Mapping[str, Tensor], prunable: Collection[str], about: Mapping[str, Any],
-                values: Literal["fp32", "fp16"] = "fp32") -> None:
+def save_sparse(
+    path: Path,
+    state: Mapping[str, Tensor],
+    prunable: Collection[str],
+    about: Mapping[str, Any],
+    values: Literal["fp32", "fp16"] = "fp32",
+) -> None:
     """Write a network's state dict: `prunable` tensors (fp32) coded, all others as they are.
 
     With fp16 the values of prunable tensors are rounded to fp16; one that becomes 0 counts as pruned.
@@ -80,8 +92,13 @@ def save_sparse(path: Path, state: Mapping[str, Tensor], prunable: Collection[st
         raise ArtifactError(f"cannot write {path}: {error}; correct the network or `about`") from error
     coded, streams = _encode({name: tensors[name] for name in prunable}, _VALUES[values])
     rest, others = _join({name: tensors[name] for name in set(tensors) - prunable})
-    description = {"version": VERSION, "about": json.loads(text), "digest": _digest(tensors), "rest": rest,
-                   "coded": [astuple(entry) for entry in coded]}
+    description = {
+        "version": VERSION,
+        "about": json.loads(text),
+        "digest": _digest(tensors),
+        "rest": rest,
+        "coded": [astuple(entry) for entry in coded],
+    }
     text = _compact({**description, "crc": _crc(description)})
     write_bytes(path, safetensors.torch.save(streams | others, metadata={FORMAT: text}))
 
@@ -118,8 +135,11 @@ def sizes(path: Path) -> dict[str, int]:
     entropy = whole_bytes(math.ceil(sum(entry.entropy_bits for entry in content.coded)))
     survivors = sum(entry.survivors for entry in content.coded)
     return {
-        "total": total, "header": total - sum(length.values()), "indices": length["codes"],
-        "values": length["values"], "rest": rest,
+        "total": total,
+        "header": total - sum(length.values()),
+        "indices": length["codes"],
+        "values": length["values"],
+        "rest": rest,
         "bound": entropy + survivors * content.streams["values"].itemsize + rest,
     }
 
@@ -140,9 +160,7 @@ def _crc(description: Mapping[str, Any]) -> int:
     return zlib.crc32(_compact(description).encode())
 
 
-def _as_loaded(
-    state: Mapping[str, Tensor], prunable: Collection[str], kind: torch.dtype
-) -> dict[str, Tensor]:
+def _as_loaded(state: Mapping[str, Tensor], prunable: Collection[str], kind: torch.dtype) -> dict[str, Tensor]:
     """The tensors as `load_sparse` will give them: values rounded to `kind`, +0.0 for zeros; contiguous."""
     if missing := sorted(set(prunable) - set(state)):
         raise ArtifactError(f"it has no tensor {', '.join(missing)}")
@@ -169,8 +187,10 @@ def _encode(tensors: Mapping[str, Tensor], kind: torch.dtype) -> tuple[list[Code
         entries.append(entry)
         codes.append(code)
         values.append(stored)
-    return entries, {"codes": torch.from_numpy(np.concatenate(codes)),
-                     "values": torch.from_numpy(np.concatenate(values)).to(kind)}
+    return entries, {
+        "codes": torch.from_numpy(np.concatenate(codes)),
+        "values": torch.from_numpy(np.concatenate(values)).to(kind),
+    }
 
 
 def _join(tensors: Mapping[str, Tensor]) -> tuple[Rest, dict[str, Tensor]]:
@@ -243,5 +263,7 @@ def _check_streams(file: Any, coded: list[Coded], rest: Rest) -> None:
     for name, length in lengths.items():
         stream = file.get_slice(name)
         if stream.get_dtype() not in types[name] or stream.get_shape() != [length]:
-            raise ArtifactError(f"its {name} are {stream.get_dtype()} of shape {stream.get_shape()}, "
-                                f"expected {' or '.join(types[name])} of shape {[length]}")
+            raise ArtifactError(
+                f"its {name} are {stream.get_dtype()} of shape {stream.get_shape()}, "
+                f"expected {' or '.join(types[name])} of shape {[length]}"
+            )

@@ -47,8 +47,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`") from error
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged or not a tensor file of this project ({error}); "
-                            "delete it and run its stage again") from error
+        raise ArtifactError(
+            f"{path} is damaged or not a tensor file of this project ({error}); delete it and run its stage again"
+        ) from error
     if about.get("digest") != digest_of_tensors(tensors):
         raise ArtifactError(f"{path} is damaged: its digest does not match; delete it and run its stage again")
     return tensors, about

@@ -57,8 +57,9 @@ class Tracker:
         self._send()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with _journal_failures(self._journal):
             self._journal.append([{"kind": "end", "status": _status(error)}])
         _try_to_send(self._store, self._journal.path, force=True)
@@ -92,8 +93,9 @@ class Tracker:
             self._next_send = time.monotonic() + SEND_EVERY_S
 
 
-def copy_to_parent(root: Path, identity: Identity, metrics: Mapping[str, Mapping[str, Any]],
-                   artifacts: Iterable[Path] = ()) -> None:
+def copy_to_parent(
+    root: Path, identity: Identity, metrics: Mapping[str, Mapping[str, Any]], artifacts: Iterable[Path] = ()
+) -> None:
     """Put final metrics, by stage, and files on the parent run; for the report stage.
 
     A stage that DVC skips or restores from its cache logs nothing, so its numbers would be missing.
@@ -116,8 +118,11 @@ def sync(root: Path) -> list[str]:
     """
     root = root.resolve()
     store = Store(root)
-    with _store_failures(store, "nothing is lost: start the server, or unset MLFLOW_TRACKING_URI to use the "
-                                "local store, and run `make sync` again"):
+    with _store_failures(
+        store,
+        "nothing is lost: start the server, or unset MLFLOW_TRACKING_URI to use the "
+        "local store, and run `make sync` again",
+    ):
         store.connect()
     files = sorted((root / "journal").glob("*/*.jsonl"))
     sentences: list[str] = []
@@ -171,8 +176,11 @@ def _journal_failures(journal: Journal) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _warn_once("journal", f"cannot append to {journal.path} ({error.strerror}): the run goes on and its "
-                              "results are not affected, but its curves may be incomplete; free some space")
+        _warn_once(
+            "journal",
+            f"cannot append to {journal.path} ({error.strerror}): the run goes on and its "
+            "results are not affected, but its curves may be incomplete; free some space",
+        )
 
 
 @contextmanager

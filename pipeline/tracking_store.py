@@ -99,8 +99,7 @@ class Store:
         self._describe(parent, event)
         if not event["child"]:
             return Place(place.offset, parent.info.run_id)
-        own = {"stage": event["stage"], "attempt": str(event["attempt"]),
-               "mlflow.parentRunId": parent.info.run_id}
+        own = {"stage": event["stage"], "attempt": str(event["attempt"]), "mlflow.parentRunId": parent.info.run_id}
         children = [run for run in runs if own.items() <= run.data.tags.items()]
         child = children[0] if children else self._create(event, event["stage"], own)
         self._describe(child, event)
@@ -110,13 +109,18 @@ class Store:
 
     def _runs(self, event: Event) -> list[Any]:
         """The parent and all its children."""
-        found = self.connect().search_runs([self._experiment(event["experiment"])],
-                                           f"tags.run_key = '{event['key']}'", max_results=1000)
+        found = self.connect().search_runs(
+            [self._experiment(event["experiment"])], f"tags.run_key = '{event['key']}'", max_results=1000
+        )
         return list(found)
 
     def _create(self, event: Event, name: str, tags: Mapping[str, str]) -> Any:
-        return self.connect().create_run(self._experiment(event["experiment"]), start_time=event["time"],
-                                         tags={"run_key": event["key"], **tags}, run_name=name)
+        return self.connect().create_run(
+            self._experiment(event["experiment"]),
+            start_time=event["time"],
+            tags={"run_key": event["key"], **tags},
+            run_name=name,
+        )
 
     def _describe(self, run: Any, event: Event) -> None:
         """Put tags and parameters on a run. Parameters cannot change: those already there stay."""
@@ -143,8 +147,9 @@ class Store:
         if place.child:
             client.set_terminated(place.child, event["status"], end_time=event["time"])
         experiment = client.get_run(place.parent).info.experiment_id
-        running = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{place.parent}' "
-                                                   "and attributes.status = 'RUNNING'", max_results=1)
+        running = client.search_runs(
+            [experiment], f"tags.mlflow.parentRunId = '{place.parent}' and attributes.status = 'RUNNING'", max_results=1
+        )
         if not running:
             client.set_terminated(place.parent, event["status"], end_time=event["time"])
 

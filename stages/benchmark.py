@@ -26,8 +26,7 @@ def main(arguments: list[str]) -> None:
         prepare_torch(block.threads)
         states = {"dense": load_tensors(config.root / dense)[0], "pruned": load_sparse(config.root / sparse)[0]}
         networks = {
-            kind: build(session.experiment.model, pictures.classes, run.seed, state)
-            for kind, state in states.items()
+            kind: build(session.experiment.model, pictures.classes, run.seed, state) for kind, state in states.items()
         }
         weights = prunable_weights(networks["pruned"])
         picture = next(in_order(pictures, 1))[0]

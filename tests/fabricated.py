@@ -53,9 +53,7 @@ def write_project(root: Path, runs: list[PrunedRun]) -> None:
     put(root / "runs.yaml", listing)
 
 
-def finish(
-    root: Path, run: PrunedRun, *, pruned: float = 0.97, converged: bool = True, size: int = 500
-) -> None:
+def finish(root: Path, run: PrunedRun, *, pruned: float = 0.97, converged: bool = True, size: int = 500) -> None:
     """Write what the stages of a finished run leave: metrics, a network file of `size` bytes, provenance.
 
     Dense 0.96, reference (the better one) 0.98; 100 of 1,000 weights survive.

@@ -22,10 +22,11 @@ MODULES = {
 # Code that carries or shows results and cannot change them: no stage depends on it. The tables of
 # networks and methods are followed by name instead: a run depends on its own entry only.
 CARRIERS = {
-    "pipeline", "stages", "pipeline.entry", "pipeline.config", "pipeline.yaml_files", "pipeline.layout", "pipeline.errors", "pipeline.files",
-    "pipeline.tensors", "pipeline.sparse", "pipeline.bits", "pipeline.session", "pipeline.resume",
-    "pipeline.provenance", "pipeline.tracking", "pipeline.tracking_store", "pipeline.journal", "pipeline.models",
-    "pipeline.pruning", "pipeline.data", "pipeline.training", "pipeline.evaluation", "pipeline.benchmark",
+    "pipeline", "pipeline.benchmark", "pipeline.bits", "pipeline.config", "pipeline.data", "pipeline.entry",
+    "pipeline.errors", "pipeline.evaluation", "pipeline.files", "pipeline.journal", "pipeline.layout",
+    "pipeline.models", "pipeline.provenance", "pipeline.pruning", "pipeline.resume", "pipeline.session",
+    "pipeline.sparse", "pipeline.tensors", "pipeline.tracking", "pipeline.tracking_store", "pipeline.training",
+    "pipeline.yaml_files", "stages",
 }  # fmt: skip
 APART = ("pipeline.data", "pipeline.models", "pipeline.pruning", "pipeline.training")
 

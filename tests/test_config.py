@@ -69,9 +69,7 @@ def test_a_mistake_is_named_by_key_and_value(project, key, value, said):
 
 def test_all_mistakes_are_told_at_once(project):
     with pytest.raises(ConfigError, match="3 mistakes") as caught:
-        project(
-            "params.yaml", **{Q + "pretrain/epochs": 0, Q + "training/threads": "two", Q + "benchmark/rounds": 1}
-        )
+        project("params.yaml", **{Q + "pretrain/epochs": 0, Q + "training/threads": "two", Q + "benchmark/rounds": 1})
     assert all(name in str(caught.value) for name in ("pretrain.epochs", "training.threads", "benchmark.rounds"))
 
 

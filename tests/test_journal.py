@@ -50,8 +50,15 @@ def test_the_first_line_says_what_is_tracked(tmp_path):
 
 def test_values_are_flattened_and_only_finite_numbers_stay():
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
-    mixed = {"loss": 0.5, "ok": True, "layers": {"conv1.weight": 7}, "nan": math.nan, "inf": math.inf,
-             "text": "fast", "none": None}
+    mixed = {
+        "loss": 0.5,
+        "ok": True,
+        "layers": {"conv1.weight": 7},
+        "nan": math.nan,
+        "inf": math.inf,
+        "text": "fast",
+        "none": None,
+    }
     assert only_numbers(mixed) == {"loss": 0.5, "ok": 1.0, "layers.conv1.weight": 7.0}
 
 
@@ -60,7 +67,11 @@ def test_a_resumed_stage_appends_only_what_is_new(tmp_path):
     resumed = begun(tmp_path)
     resumed.metrics([(2, {"loss": 0.25, "accuracy": 0.9}), (3, {"loss": 0.125})])
     assert points(resumed.path) == [
-        (1, {"loss": 0.5}), (2, {"loss": 0.25}), (2, {"accuracy": 0.9}), (3, {"loss": 0.125})]
+        (1, {"loss": 0.5}),
+        (2, {"loss": 0.25}),
+        (2, {"accuracy": 0.9}),
+        (3, {"loss": 0.125}),
+    ]
 
 
 def test_a_value_that_changed_is_not_lost(tmp_path):
@@ -154,8 +165,9 @@ import time; from pathlib import Path; from pipeline.journal import locked
 with locked(Path({str(lock)!r}), 1):
     print("held", flush=True); time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(TimeoutError, match="another process holds"), locked(lock, 0.1):

@@ -22,19 +22,22 @@ from pipeline.sparse import FORMAT, load_sparse, save_sparse, sizes
 from pipeline.tensors import digest_of_tensors
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], None]
-LENET5 = {"conv1": ((20, 1, 5, 5), 167), "conv2": ((50, 20, 5, 5), 373), "fc1": ((500, 800), 451),
-          "fc2": ((10, 500), 218)}
-often = settings(max_examples=60, deadline=None, database=None,
-                 suppress_health_check=[HealthCheck.function_scoped_fixture])
+LENET5 = {
+    "conv1": ((20, 1, 5, 5), 167),
+    "conv2": ((50, 20, 5, 5), 373),
+    "fc1": ((500, 800), 451),
+    "fc2": ((10, 500), 218),
+}
+often = settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def sparse(shape: tuple[int, ...], survivors: int, seed: int = 0) -> Tensor:
     """Normal values at `survivors` random positions, zeros elsewhere."""
     generator = torch.Generator().manual_seed(seed)
     flat = torch.zeros(shape).reshape(-1)
-    flat[torch.randperm(flat.numel(), generator=generator)[:survivors]] = torch.randn(
-        survivors, generator=generator
-    )
+    flat[torch.randperm(flat.numel(), generator=generator)[:survivors]] = torch.randn(survivors, generator=generator)
     return flat.reshape(shape)
 
 
@@ -46,8 +49,10 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 def network() -> dict[str, Tensor]:
     """A small network with a norm; `prunable` of it are conv.weight and fc.weight."""
     return {
-        "conv.weight": sparse((2, 3, 3, 3), 9), "conv.bias": torch.tensor([-0.0, 2.5]),
-        "bn.running_var": torch.tensor([1.0, 4.0]), "bn.num_batches_tracked": torch.tensor(7),
+        "conv.weight": sparse((2, 3, 3, 3), 9),
+        "conv.bias": torch.tensor([-0.0, 2.5]),
+        "bn.running_var": torch.tensor([1.0, 4.0]),
+        "bn.num_batches_tracked": torch.tensor(7),
         "fc.weight": sparse((4, 10), 3, seed=1),
     }
 
@@ -104,8 +109,7 @@ def test_positions_round_trip_and_no_width_is_cheaper(chosen: set[int], width: i
 
 
 @often
-@given(st.binary(max_size=12), st.binary(max_size=12), st.integers(0, 28), st.integers(0, 40),
-       st.integers(0, 99))
+@given(st.binary(max_size=12), st.binary(max_size=12), st.integers(0, 28), st.integers(0, 40), st.integers(0, 99))
 def test_any_bytes_decode_to_positions_inside_or_are_refused(
     quotients: bytes, remainders: bytes, width: int, survivors: int, weights: int
 ) -> None:
@@ -118,14 +122,17 @@ def test_any_bytes_decode_to_positions_inside_or_are_refused(
     assert (np.diff(positions, prepend=-1) > 0).all() and (positions < weights).all()
 
 
-@pytest.mark.parametrize(("quotients", "remainders", "survivors", "weights", "why"), [
-    ([0b01100101], [0b01000100], 3, 22, "hold 4 survivors, expected 3"),
-    ([0b01100101], [0b01000100], 4, 21, "outside"),
-    ([0b01100101], [0b01000100], 4, 15, "outside"),
-    ([0b01100101, 0], [0b01000100], 4, 22, "bytes after the last"),
-    ([0b01100101], [0b01000100, 0], 4, 22, "take 2 bytes, expected 1"),
-    ([0b01100001], [0b01000101], 3, 99, "bits after the last"),
-])
+@pytest.mark.parametrize(
+    ("quotients", "remainders", "survivors", "weights", "why"),
+    [
+        ([0b01100101], [0b01000100], 3, 22, "hold 4 survivors, expected 3"),
+        ([0b01100101], [0b01000100], 4, 21, "outside"),
+        ([0b01100101], [0b01000100], 4, 15, "outside"),
+        ([0b01100101, 0], [0b01000100], 4, 22, "bytes after the last"),
+        ([0b01100101], [0b01000100, 0], 4, 22, "take 2 bytes, expected 1"),
+        ([0b01100001], [0b01000101], 3, 99, "bits after the last"),
+    ],
+)
 def test_codes_that_do_not_fit_are_refused(
     quotients: list[int], remainders: list[int], survivors: int, weights: int, why: str
 ) -> None:
@@ -153,11 +160,8 @@ def test_a_network_round_trips_with_what_it_is_about(saved: Path) -> None:
 
 
 @often
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.floats(0, 1)), max_size=4),
-       st.integers(0, 99))
-def test_any_shape_and_density_round_trips(
-    tmp_path: Path, layers: list[tuple[list[int], float]], seed: int
-) -> None:
+@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.floats(0, 1)), max_size=4), st.integers(0, 99))
+def test_any_shape_and_density_round_trips(tmp_path: Path, layers: list[tuple[list[int], float]], seed: int) -> None:
     state = {}
     for index, (shape, density) in enumerate(layers):
         survivors = round(density * int(np.prod(shape)))
@@ -170,10 +174,20 @@ def test_any_shape_and_density_round_trips(
     assert length["total"] == length["header"] + length["indices"] + length["values"] + length["rest"]
 
 
-@pytest.mark.parametrize("weight", [
-    torch.zeros(0), torch.zeros(3, 0, 2), torch.tensor(0.0), torch.tensor(1.5), torch.zeros(7, 9),
-    torch.ones(7, 9), torch.tensor([0.0] * 999 + [1e-45]), torch.arange(24.0).reshape(4, 6).T,
-], ids=["empty", "empty3d", "zero", "scalar", "zeros", "dense", "denormal last", "transposed"])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.zeros(0),
+        torch.zeros(3, 0, 2),
+        torch.tensor(0.0),
+        torch.tensor(1.5),
+        torch.zeros(7, 9),
+        torch.ones(7, 9),
+        torch.tensor([0.0] * 999 + [1e-45]),
+        torch.arange(24.0).reshape(4, 6).T,
+    ],
+    ids=["empty", "empty3d", "zero", "scalar", "zeros", "dense", "denormal last", "transposed"],
+)
 @pytest.mark.parametrize("values", ["fp32", "fp16"])
 def test_special_tensors_round_trip(tmp_path: Path, weight: Tensor, values: Any) -> None:
     path = tmp_path / "special.safetensors"
@@ -182,18 +196,36 @@ def test_special_tensors_round_trip(tmp_path: Path, weight: Tensor, values: Any)
     assert equal(load_sparse(path)[0], {"weight": expected})
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-                                  torch.int16, torch.int8, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ],
+)
 def test_the_rest_keeps_its_type(tmp_path: Path, kind: torch.dtype) -> None:
-    state = {"a": torch.tensor([0, 1, 1], dtype=kind), "b": torch.tensor(1, dtype=kind),
-             "none": torch.zeros(0, dtype=kind)}
+    state = {
+        "a": torch.tensor([0, 1, 1], dtype=kind),
+        "b": torch.tensor(1, dtype=kind),
+        "none": torch.zeros(0, dtype=kind),
+    }
     save_sparse(tmp_path / "rest", state, [], {})
     assert equal(load_sparse(tmp_path / "rest")[0], state)
 
 
 def test_zeros_load_as_plus_zero_but_the_rest_keeps_its_sign(tmp_path: Path) -> None:
-    state = {"sparse": torch.tensor([-0.0, 1.0] + [0.0] * 98), "dense": torch.tensor([-0.0] + [1.0] * 99),
-             "bias": torch.tensor([-0.0])}
+    state = {
+        "sparse": torch.tensor([-0.0, 1.0] + [0.0] * 98),
+        "dense": torch.tensor([-0.0] + [1.0] * 99),
+        "bias": torch.tensor([-0.0]),
+    }
     save_sparse(tmp_path / "zeros", state, ["sparse", "dense"], {})
     loaded = load_sparse(tmp_path / "zeros")[0]
     assert not loaded["sparse"][0].signbit() and not loaded["dense"][0].signbit()
@@ -228,9 +260,7 @@ def lenet5() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("values", "value_bytes", "limit"), [("fp32", 4, 9200), ("fp16", 2, 6656)])
-def test_lenet5_at_355_9_is_near_the_bound(
-    tmp_path: Path, values: Any, value_bytes: int, limit: int
-) -> None:
+def test_lenet5_at_355_9_is_near_the_bound(tmp_path: Path, values: Any, value_bytes: int, limit: int) -> None:
     path = tmp_path / "lenet5"
     about = {"experiment": "lenet5_admm", "method": "admm", "seed": 0, "compression_ratio": 355.9}
     save_sparse(path, lenet5(), [f"{name}.weight" for name in LENET5], about, values)
@@ -311,6 +341,7 @@ def entry(**fields: Any) -> Change:
     def change(description: dict[str, Any], _: dict[str, Tensor]) -> None:
         for field, value in fields.items():
             description["coded"][0][order.index(field)] = value
+
     return change
 
 
@@ -322,46 +353,49 @@ def streamed(**streams: Tensor) -> Change:
     return lambda _, old: old.update(streams)
 
 
-@pytest.mark.parametrize(("change", "why"), [
-    (described(digest="?"), "digest does not match"),
-    (described(version="1"), "version is '1'"),
-    (described(version=0), "version is 0"),
-    (described(about=[]), "no proper about"),
-    (described(digest=None), "no proper digest"),
-    (described(coded={}), "no proper coded"),
-    (described(coded=[["w"]]), "other fields"),
-    (described(coded=[7]), "other fields"),
-    (described(rest={"F32": 7}), "other fields"),
-    (described(rest={"F32": {"b": [-1]}}), "b has the shape"),
-    (described(rest={"F32": {"conv.weight": [1]}}), "twice"),
-    (described(rest={"F32": {str(i): [2**27] for i in range(3)}}), "more than 268435456 values"),
-    (described(rest={"F99": {"b": [2]}}), "streams"),
-    (entry(name=5), "the name 5"),
-    (entry(name="fc.weight"), "twice"),
-    (entry(shape=[2**40]), "conv.weight has the shape"),
-    (entry(shape=[0, 2**20, 2**20]), "conv.weight has the shape"),
-    (entry(shape=[54.0]), "conv.weight has the shape"),
-    (entry(shape=54), "conv.weight has the shape"),
-    (entry(shape=[2, 3, 3, 2]), "outside|expected"),
-    (entry(shape=[8]), "9 survivors of 8 weights"),
-    (entry(width=29), "width of 29"),
-    (entry(width=True), "width of True"),
-    (entry(survivors=-1), "-1 survivors"),
-    (entry(survivors=8), "expected"),
-    (entry(quotient_bytes=99), "99 bytes of quotients"),
-    (entry(quotient_bytes=-1), "-1 bytes of quotients"),
-    (streamed(values=torch.ones(12, dtype=torch.float64)), "values are F64"),
-    (streamed(values=torch.ones(11)), "values are F32 of shape .11., expected"),
-    (streamed(values=torch.ones(2, 6)), "values are F32 of shape .2, 6., expected"),
-    (streamed(values=torch.full((12,), torch.nan)), "not finite"),
-    (streamed(values=torch.zeros(12)), "0 nonzeros, expected 9"),
-    (streamed(values=torch.ones(12)), "digest does not match"),
-    (streamed(F32=torch.ones(4, dtype=torch.int32)), "F32 are I32"),
-    (streamed(more=torch.ones(1)), "streams"),
-    (lambda _, streams: streams.pop("codes"), "streams"),
-    (lambda _, streams: streams.pop("F32"), "streams"),
-    (lambda _, streams: streams["codes"].fill_(255), "survivors, expected 9"),
-])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (described(digest="?"), "digest does not match"),
+        (described(version="1"), "version is '1'"),
+        (described(version=0), "version is 0"),
+        (described(about=[]), "no proper about"),
+        (described(digest=None), "no proper digest"),
+        (described(coded={}), "no proper coded"),
+        (described(coded=[["w"]]), "other fields"),
+        (described(coded=[7]), "other fields"),
+        (described(rest={"F32": 7}), "other fields"),
+        (described(rest={"F32": {"b": [-1]}}), "b has the shape"),
+        (described(rest={"F32": {"conv.weight": [1]}}), "twice"),
+        (described(rest={"F32": {str(i): [2**27] for i in range(3)}}), "more than 268435456 values"),
+        (described(rest={"F99": {"b": [2]}}), "streams"),
+        (entry(name=5), "the name 5"),
+        (entry(name="fc.weight"), "twice"),
+        (entry(shape=[2**40]), "conv.weight has the shape"),
+        (entry(shape=[0, 2**20, 2**20]), "conv.weight has the shape"),
+        (entry(shape=[54.0]), "conv.weight has the shape"),
+        (entry(shape=54), "conv.weight has the shape"),
+        (entry(shape=[2, 3, 3, 2]), "outside|expected"),
+        (entry(shape=[8]), "9 survivors of 8 weights"),
+        (entry(width=29), "width of 29"),
+        (entry(width=True), "width of True"),
+        (entry(survivors=-1), "-1 survivors"),
+        (entry(survivors=8), "expected"),
+        (entry(quotient_bytes=99), "99 bytes of quotients"),
+        (entry(quotient_bytes=-1), "-1 bytes of quotients"),
+        (streamed(values=torch.ones(12, dtype=torch.float64)), "values are F64"),
+        (streamed(values=torch.ones(11)), "values are F32 of shape .11., expected"),
+        (streamed(values=torch.ones(2, 6)), "values are F32 of shape .2, 6., expected"),
+        (streamed(values=torch.full((12,), torch.nan)), "not finite"),
+        (streamed(values=torch.zeros(12)), "0 nonzeros, expected 9"),
+        (streamed(values=torch.ones(12)), "digest does not match"),
+        (streamed(F32=torch.ones(4, dtype=torch.int32)), "F32 are I32"),
+        (streamed(more=torch.ones(1)), "streams"),
+        (lambda _, streams: streams.pop("codes"), "streams"),
+        (lambda _, streams: streams.pop("F32"), "streams"),
+        (lambda _, streams: streams["codes"].fill_(255), "survivors, expected 9"),
+    ],
+)
 def test_forged_files_are_refused(saved: Path, change: Change, why: str) -> None:
     rewrite(saved, change)
     with pytest.raises(ArtifactError, match=why):
@@ -377,7 +411,8 @@ def test_codes_that_point_outside_are_refused_with_a_right_crc(saved: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "7", '{"version": 1}', "", "{", '{"version":' + "9" * 5000 + "}"],
+    "text",
+    ["[" * 100_000, "7", '{"version": 1}', "", "{", '{"version":' + "9" * 5000 + "}"],
     ids=["nested", "number", "bare", "empty", "open", "huge"],
 )
 def test_other_headers_are_refused(saved: Path, text: str) -> None:
@@ -395,16 +430,19 @@ def test_an_edited_description_is_noticed(saved: Path) -> None:
 # What cannot be saved
 
 
-@pytest.mark.parametrize(("state", "prunable", "about", "why"), [
-    ({"w": torch.tensor([1.0, torch.nan])}, ["w"], {}, "w has values that are not finite"),
-    ({"b": torch.tensor([torch.inf])}, [], {}, "b has values that are not finite"),
-    ({"w": torch.ones(2)}, ["v"], {}, "has no tensor v"),
-    ({"w": torch.ones(2, dtype=torch.float64)}, ["w"], {}, "w is torch.float64"),
-    ({"c": torch.ones(2, dtype=torch.complex64)}, [], {}, "c is torch.complex64"),
-    ({"w": torch.ones(1).expand(2**29)}, ["w"], {}, "more than 268435456 values"),
-    ({}, [], {"loss": float("nan")}, "JSON"),
-    ({}, [], {"path": Path("x")}, "JSON"),
-])
+@pytest.mark.parametrize(
+    ("state", "prunable", "about", "why"),
+    [
+        ({"w": torch.tensor([1.0, torch.nan])}, ["w"], {}, "w has values that are not finite"),
+        ({"b": torch.tensor([torch.inf])}, [], {}, "b has values that are not finite"),
+        ({"w": torch.ones(2)}, ["v"], {}, "has no tensor v"),
+        ({"w": torch.ones(2, dtype=torch.float64)}, ["w"], {}, "w is torch.float64"),
+        ({"c": torch.ones(2, dtype=torch.complex64)}, [], {}, "c is torch.complex64"),
+        ({"w": torch.ones(1).expand(2**29)}, ["w"], {}, "more than 268435456 values"),
+        ({}, [], {"loss": float("nan")}, "JSON"),
+        ({}, [], {"path": Path("x")}, "JSON"),
+    ],
+)
 def test_what_a_file_cannot_hold_is_refused(
     tmp_path: Path, state: dict[str, Tensor], prunable: list[str], about: dict[str, Any], why: str
 ) -> None:

@@ -25,8 +25,16 @@ from pipeline.tracking import Identity, Tracker, copy_to_parent, sync
 from pipeline.tracking_store import Store, without_credentials
 
 PROJECT = Path(__file__).parents[1]
-TAGS = {"dataset": "mnist", "dataset_digest": "abc", "git_commit": "1234567", "dirty": "false",
-        "dense_run": "lenet5-dense-s0", "method": "reweighted-admm", "ratio": "355.9", "seed": "0"}
+TAGS = {
+    "dataset": "mnist",
+    "dataset_digest": "abc",
+    "git_commit": "1234567",
+    "dirty": "false",
+    "dense_run": "lenet5-dense-s0",
+    "method": "reweighted-admm",
+    "ratio": "355.9",
+    "seed": "0",
+}
 PARAMS = {"prune": {"rho": 3e-05, "layers": [1, 2]}, "retrain": {"epochs": 2}}
 PRUNE = Identity("lenet5", "lenet5-reweighted-admm-355.9x-s0", "prune", PARAMS, TAGS)
 RETRAIN = replace(PRUNE, stage="retrain")
@@ -34,8 +42,14 @@ RETRAIN = replace(PRUNE, stage="retrain")
 
 def run_python(root: Path, *arguments: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "DVC_ROOT": str(root)}
-    return subprocess.Popen([sys.executable, *arguments], cwd=root, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -113,8 +127,14 @@ def test_parents_can_be_compared(root):
     train(root)
     train(root, RETRAIN)
     parent = named(root, PRUNE.run)
-    assert parent.data.params == {"prune.rho": "3e-05", "prune.layers": "[1, 2]", "retrain.epochs": "2",
-                                  "method": "reweighted-admm", "ratio": "355.9", "seed": "0"}
+    assert parent.data.params == {
+        "prune.rho": "3e-05",
+        "prune.layers": "[1, 2]",
+        "retrain.epochs": "2",
+        "method": "reweighted-admm",
+        "ratio": "355.9",
+        "seed": "0",
+    }
     assert parent.data.metrics == {"prune.survivors": 1209.0, "retrain.survivors": 1209.0}
     assert TAGS.items() <= parent.data.tags.items()
     assert TAGS.items() <= named(root, "prune").data.tags.items()
@@ -193,8 +213,7 @@ def test_the_report_puts_numbers_of_skipped_stages_and_files_on_the_parent(root)
     accuracies = {"evaluate": {"accuracy": 0.99, "layers": {"fc1": 3}}}
     copy_to_parent(root, RETRAIN, accuracies, [root / "report.md"])
     parent = named(root, PRUNE.run)
-    assert parent.data.metrics == {"prune.survivors": 1209, "evaluate.accuracy": 0.99,
-                                   "evaluate.layers.fc1": 3}
+    assert parent.data.metrics == {"prune.survivors": 1209, "evaluate.accuracy": 0.99, "evaluate.layers.fc1": 3}
     assert len(runs_of(root)) == 2 and parent.info.status == "FINISHED"
     (copy,) = (root / "mlartifacts").rglob("report.md")
     assert copy.read_text() == "who wins" and parent.info.run_id in copy.parts
@@ -341,13 +360,26 @@ def test_credentials_are_left_out_of_addresses():
 @contextmanager
 def server(root: Path, port: int):
     """`mlflow server` on the store of `root`, killed -9 at the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-               "--workers", "1", "--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}",
-               "--artifacts-destination", str(root / "served")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                   "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{root / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(root / "served"),
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait_for(f"http://127.0.0.1:{port}/health")
         yield

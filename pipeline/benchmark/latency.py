@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 
 @torch.inference_mode()
-def latency(
-    networks: Mapping[str, nn.Module], images: Tensor, warmup: int, rounds: int
-) -> dict[str, dict[str, float]]:
+def latency(networks: Mapping[str, nn.Module], images: Tensor, warmup: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median and quartiles, in milliseconds for the whole batch, of each network's forward pass.
 
     Each round times every network once, in turn, after `warmup` rounds that do not count.

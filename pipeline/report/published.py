@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.config import Block, read_yaml
+from pipeline.config import Block
 from pipeline.errors import ConfigError
 from pipeline.report.render import NOTHING, Table, span, times
 from pipeline.report.statistics import Group
 from pipeline.report.tables import difference, mean_std
+from pipeline.yaml_files import read_yaml
 
 PUBLISHED_FILE = Path("paper", "published.yaml")
 OUR_METHOD = "reweighted-admm"

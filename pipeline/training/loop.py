@@ -157,8 +157,6 @@ class Phase:
         log.info("%s goes on after epoch %d of %d", self.name, len(self.rows), self.epochs)
 
     def _report(self, row: Row, seconds_left: float) -> None:
-        figures = "  ".join(
-            f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "learning_rate")
-        )
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "learning_rate"))
         left = f"{seconds_left // 60:.0f} min {seconds_left % 60:02.0f} s left"
         log.info("%s  epoch %d/%d  %s  %s", self.name, row["epoch"], self.epochs, figures, left)

@@ -1,0 +1,65 @@
+"""A copy of the project with the quickstart cut short, to run its real stages in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.yaml_files import read_yaml
+
+ROOT = Path(__file__).parent.parent
+DENSE, RUN = "quickstart-dense-s0", "quickstart-reweighted-admm-50x-s0"
+SHORT = {
+    "extra_epochs": 4,
+    "training": {"batch_size": 64, "precision": "fp32", "threads": 1, "shift": 2},
+    "benchmark": {"batch_sizes": [1, 64], "threads": 1, "warmup": 1, "rounds": 8},
+}
+
+
+def copy_project(folder: Path) -> Path:
+    """The sources and short parameters, in a git and DVC repository of their own."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "runs.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    quickstart = read_yaml(ROOT / "params.yaml")["experiments"]["quickstart"]
+    quickstart |= SHORT
+    quickstart["pretrain"]["epochs"] = 3
+    quickstart["prune"]["reweighted-admm"]["epochs"] = 2
+    write_params(folder, {"quickstart": quickstart})
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    commit(folder)
+    return folder
+
+
+def write_params(folder: Path, experiments: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump({"experiments": experiments}))
+
+
+def commit(folder: Path) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "state")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without what the outer project set, and with this Python first."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "DATASETS_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def run(folder: Path, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project; with `check`, fail with what it printed."""
+    done = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=280)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def stage(folder: Path, name: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-m", f"stages.{name}", *arguments, **options)

@@ -1,0 +1,136 @@
+"""The pipeline end to end on real digits, as a user runs it: DVC, MLflow, ledger and report."""
+
+import json
+import sqlite3
+
+import pytest
+import torch
+
+from pipeline.sparse import load_sparse
+from pipeline.yaml_files import read_yaml
+from tests.project import DENSE, RUN, commit, copy_project, run, stage
+
+RUN_FOLDER = "quickstart/reweighted-admm-50x-s0"
+SURVIVORS = 430_500 // 50
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project whose short quickstart has been run once."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    run(folder, "dvc", "repro")
+    commit(folder)
+    return folder
+
+
+def metrics(project, name):
+    return json.loads((project / "metrics" / RUN_FOLDER / f"{name}.json").read_text())
+
+
+def test_the_sparse_network_has_the_survivors_asked_for(project):
+    state, about = load_sparse(project / "artifacts" / RUN_FOLDER / "retrain.safetensors")
+    weights = [tensor for name, tensor in state.items() if name.endswith("weight")]
+    assert sum(int(torch.count_nonzero(weight)) for weight in weights) == SURVIVORS
+    assert metrics(project, "benchmark")["counts"]["surviving_weights"] == SURVIVORS
+    assert about == {"run": RUN, "stage": "retrain"}
+
+
+def test_the_figures_fit_together(project):
+    found = metrics(project, "evaluate")
+    assert found["test_images"] == 1000
+    assert found["dense_best_accuracy"] == max(found["dense_accuracy"], found["reference_accuracy"])
+    assert found["accuracy_difference"] == found["pruned_accuracy"] - found["dense_best_accuracy"]
+    assert found["pruned_accuracy"] > 0.5
+    pruned = metrics(project, "prune")
+    assert pruned["survivors"] == pruned["survivors_asked"] == SURVIVORS
+    benchmark = metrics(project, "benchmark")
+    assert benchmark["counts"]["flops_dense"] == 2 * (500 * 24 * 24 + 25_000 * 8 * 8 + 400_000 + 5_000)
+    assert benchmark["bytes"]["sparse"] < benchmark["bytes"]["dense"] / 20
+    assert benchmark["latency"]["batch_1"]["dense"]["median_ms"] > 0
+
+
+def test_the_report_shows_the_run(project):
+    text = (project / "reports" / "quickstart.md").read_text()
+    assert RUN in text
+    assert f"{SURVIVORS:,}" in text
+    shown = stage(project, "report", "quickstart", "--show").stdout
+    assert RUN in shown
+    assert "reports/quickstart.md" in shown
+    assert "mlflow.db" in shown
+
+
+def test_nothing_is_run_twice(project):
+    assert "up to date" in run(project, "dvc", "repro").stdout
+
+
+def test_changing_a_methods_block_runs_pruning_and_what_follows_only(project):
+    params = (project / "params.yaml").read_text()
+    try:
+        run(project, "dvc", "exp", "run", "--dry", "-S", "experiments.quickstart.prune.reweighted-admm.rho=3e-5")
+        assert (
+            read_yaml(project / "params.yaml")["experiments"]["quickstart"]["prune"]["reweighted-admm"]["rho"] == 3e-5
+        )
+        planned = run(project, "dvc", "repro", "--dry").stdout
+    finally:
+        (project / "params.yaml").write_text(params)
+    run_again = {line.split("'")[1].split("@")[0] for line in planned.splitlines() if line.startswith("Running stage")}
+    assert run_again == {"prune", "retrain", "evaluate", "benchmark", "report"}
+
+
+def test_equal_runs_leave_equal_files(project):
+    """What DVC keeps holds no time, no machine and no run id: a forced run changes nothing but latencies."""
+    before = {path: path.read_bytes() for path in (project / "artifacts").rglob("*.safetensors")}
+    stage(project, "pretrain", DENSE)
+    stage(project, "prune", RUN)
+    stage(project, "retrain", RUN)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_tracking_database_has_the_run_with_its_stages(project):
+    with sqlite3.connect(project / "mlflow.db") as database:
+        names = dict(database.execute("select run_uuid, name from runs"))
+        tags = list(database.execute("select run_uuid, key, value from tags"))
+        values = {name for (name,) in database.execute("select key from latest_metrics")}
+        params = {key for (key,) in database.execute("select key from params")}
+    parents = {names[run]: names.get(value) for run, key, value in tags if key == "mlflow.parentRunId"}
+    assert parents["prune"] == parents["retrain"] == parents["evaluate"] == parents["benchmark"] == RUN
+    assert parents["pretrain"] == parents["reference"] == DENSE
+    assert (DENSE,) in {(value,) for _, key, value in tags if key == "dense_run"}
+    assert {"validation_accuracy", "prune.survivors", "evaluate.accuracy_difference"} <= values
+    assert {"prune.rho", "ratio", "method", "seed"} <= params
+
+
+def test_a_finished_run_is_recorded_with_its_network(project):
+    stage(project, "record", "quickstart")
+    record = json.loads((project / "results" / f"{RUN_FOLDER}.json").read_text())
+    assert record["metrics"]["evaluate"] == metrics(project, "evaluate")
+    made = record["provenance"]["retrain"]
+    assert made["seconds"] > 0
+    assert made["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert len(made["commit"]) == 40
+    network = project / record["sparse_network"]["file"]
+    assert network.read_bytes() == (project / "artifacts" / RUN_FOLDER / "retrain.safetensors").read_bytes()
+
+
+def test_a_record_of_other_parameters_is_refused(project):
+    params = (project / "params.yaml").read_text()
+    try:
+        (project / "params.yaml").write_text(params.replace("rho: 0.", "rho: 1."))
+        refused = stage(project, "record", "quickstart", check=False)
+    finally:
+        (project / "params.yaml").write_text(params)
+    assert refused.returncode == 1
+    assert "ran with other parameters than params.yaml has now (prune)" in refused.stderr
+
+
+@pytest.mark.slow
+def test_experiments_are_queued_and_compared(project):
+    key = "experiments.quickstart.prune.reweighted-admm.rho"
+    run(project, "dvc", "exp", "run", "--queue", "-S", f"{key}=3e-2", "-n", "stiffer")
+    run(project, "dvc", "exp", "run", "--run-all")
+    table = run(project, "dvc", "exp", "show", "--csv").stdout
+    assert "stiffer" in table
+    assert "0.03" in table
+    with sqlite3.connect(project / "mlflow.db") as database:
+        values = {value for (value,) in database.execute("select value from params where key = 'prune.rho'")}
+    assert len(values) == 2
