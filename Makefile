@@ -1,7 +1,7 @@
 # `make repro` and `make test` need only Python 3.11 or newer and the package registry.
 SHELL := /bin/bash
 PYTHON ?= python3
-EXP ?=
+EXP ?= quickstart
 RUN ?=
 PORT ?= 5000
 VENV := $(CURDIR)/.venv
@@ -19,15 +19,13 @@ install: $(STAMP) ## make .venv with the pinned dependencies
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11 to 3.13 is needed; set PYTHON=/path/to/it")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@
 
 repro: install ## run the pipeline: the quickstart, or EXP=lenet5 for one of the paper's experiments
-ifeq ($(EXP),)
-	@dvc repro && python -m stages.report quickstart --show
-else
-	@python -m stages.check $(EXP) && dvc repro paper/dvc.yaml:report@$(EXP) && python -m stages.report $(EXP) --show
-endif
+	@python -m stages.check $(EXP)
+	@dvc repro $(if $(filter quickstart,$(EXP)),,paper/dvc.yaml:report@$(EXP))
+	@python -m stages.report $(EXP) --show
 
 test: install ## the test suite, without the slow tests
 	python -m pytest
@@ -38,7 +36,7 @@ test-all: install ## the whole test suite
 lint: install ## check style and imports
 	ruff check . && ruff format --check .
 
-ui: sync ## the MLflow UI on http://127.0.0.1:5000 (PORT=...)
+ui: install ## the MLflow UI on http://127.0.0.1:5000 (PORT=...)
 	@python -m stages.ui $(PORT)
 
 sync: install ## send to MLflow what could not be sent before
@@ -51,7 +49,7 @@ tables: install ## rewrite the tables in README.md from the ledger
 	@python -m stages.tables
 
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
-	@python -m stages.bench_training
+	@python -m stages.bench_training $(EXP)
 
 clean: ## forget unfinished stages (finished results stay)
 	rm -rf .scratch

@@ -19,7 +19,7 @@ from pipeline.pruning.masks import prunable_weights
 from pipeline.resume import Scratch
 from pipeline.settings import prepare_torch
 from pipeline.sparse import save_sparse
-from pipeline.tensors import load_tensors, save_tensors
+from pipeline.tensors import load_tensors, read_about, save_tensors
 from pipeline.tracking import Identity, Tracker, find_root
 
 # Which blocks of an experiment each stage reads: the same list stands in dvc.yaml, and a test compares.
@@ -53,7 +53,7 @@ class Session:
         depends = {"run": run.name, "params": self.params, "inputs": self.inputs, "code": code}
         self.scratch = Scratch(self.root, f"{stage}-{run.name}", depends)
         data = next((path for path in inputs if path.parts[0] == "data"), None)
-        about = load_tensors(self.root / data)[1] if data else {}
+        about = read_about(self.root / data) if data else {}
         self.tracker = Tracker(find_root(), identity_of(config, run, stage, about))
         self._started, self._before = time.monotonic(), 0.0
         self._outputs: list[Path] = []

@@ -1,7 +1,8 @@
 """Tensor files: safetensors with a JSON description and a digest, read without executing anything."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,32 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ArtifactError: the file is missing, cut short, or its digest does not match.
     """
+    with _opened(path) as file:
+        about = json.loads((file.metadata() or {})["about"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if about.get("digest") != digest_of_tensors(tensors):
+        raise ArtifactError(f"{path} is damaged: its digest does not match; delete it and run its stage again")
+    return tensors, about
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The description alone, without the digest being checked.
+
+    Raises:
+        ArtifactError: the file is missing or cut short.
+    """
+    with _opened(path) as file:
+        return json.loads((file.metadata() or {})["about"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            yield file
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`") from error
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(
             f"{path} is damaged or not a tensor file of this project ({error}); delete it and run its stage again"
         ) from error
-    if about.get("digest") != digest_of_tensors(tensors):
-        raise ArtifactError(f"{path} is damaged: its digest does not match; delete it and run its stage again")
-    return tensors, about

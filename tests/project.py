@@ -55,7 +55,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(folder: Path, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a project; with `check`, fail with what it printed."""
-    done = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=900)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

@@ -115,7 +115,7 @@ def limited(project, *arguments, megabytes):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (megabytes << 20, megabytes << 20)),
     )
 
@@ -215,7 +215,7 @@ def test_two_repros_at_once_disturb_nothing(project):
         subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=120)[0].decode() for process in both]
+    said = [process.communicate(timeout=600)[0].decode() for process in both]
     assert "Traceback" not in "".join(said)
     run(project, "dvc", "repro", "pretrain@" + DENSE)
     assert (project / DENSE_FILE).is_file()

@@ -1,0 +1,26 @@
+"""The README says only what is so."""
+
+import re
+from pathlib import Path
+
+from pipeline.report.document import readme_tables
+from pipeline.report.render import replace_tables
+from tests.project import ROOT
+
+
+def test_the_tables_are_those_of_the_ledger():
+    text = (ROOT / "README.md").read_text()
+    assert replace_tables(text, readme_tables(ROOT), "README.md") == text
+
+
+def test_every_make_target_named_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert {"repro", "test"} <= named
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_every_linked_file_exists():
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert not [link for link in links if not Path(ROOT, link).exists()]
