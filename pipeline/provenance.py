@@ -14,12 +14,16 @@ from typing import Any
 from pipeline.files import digest_of_file, write_json
 from pipeline.layout import Run, provenance_file
 
+SOURCES = ("pipeline", "stages", "params.yaml", "dvc.yaml", "runs.yaml", "paper/dvc.yaml", "paper/runs.yaml")
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow")
 
 
 @dataclass(frozen=True)
 class Making:
-    """How a stage came to its outputs; `seconds` counts all sessions of the stage together."""
+    """How a stage came to its outputs.
+
+    `seconds` counts all sessions of the stage together, `code` is the state of git as the stage started.
+    """
 
     stage: str
     params: Mapping[str, Any]
@@ -27,6 +31,7 @@ class Making:
     outputs: Sequence[Path]
     seconds: float
     threads: int
+    code: Mapping[str, Any]
 
 
 def write(root: Path, run: Run, making: Making) -> None:
@@ -35,7 +40,7 @@ def write(root: Path, run: Run, making: Making) -> None:
         "stage": making.stage,
         "params": making.params,
         "seconds": round(making.seconds, 2),
-        **git_state(root),
+        **making.code,
         "machine": machine(),
         "versions": versions(),
         "threads": making.threads,
@@ -49,7 +54,7 @@ def write(root: Path, run: Run, making: Making) -> None:
 def git_state(root: Path) -> dict[str, Any]:
     """Commit, and whether code or parameters differ from it (results that a run rewrites do not count)."""
     commit = _git(root, "rev-parse", "HEAD") or "unknown"
-    changed = _git(root, "status", "--porcelain", "--", "pipeline", "stages", "params.yaml", "dvc.yaml", "paper")
+    changed = _git(root, "status", "--porcelain", "--", *SOURCES)
     return {"commit": commit, "dirty": bool(changed) or commit == "unknown"}
 
 

@@ -55,6 +55,7 @@ class Session:
         data = next((path for path in inputs if path.parts[0] == "data"), None)
         about = read_about(self.root / data) if data else {}
         self.tracker = Tracker(find_root(), identity_of(config, run, stage, about))
+        self._code = provenance.git_state(self.root)
         self._started, self._before = time.monotonic(), 0.0
         self._outputs: list[Path] = []
 
@@ -67,7 +68,7 @@ class Session:
         self.tracker.__exit__(*error)
         if error[0] is None:
             threads = self.params.get(self.stage, {}).get("threads") or self.experiment.training.threads
-            making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads)
+            making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads, self._code)
             provenance.write(self.root, self.run, making)
         self.scratch.__exit__(*error)
 
