@@ -28,7 +28,7 @@ def copy_project(folder: Path) -> Path:
     quickstart = read_yaml(ROOT / "params.yaml")["experiments"]["quickstart"]
     quickstart |= SHORT
     quickstart["pretrain"]["epochs"] = 3
-    quickstart["prune"]["reweighted-admm"]["epochs"] = 2
+    quickstart["prune"]["reweighted-admm"] |= {"epochs": 2, "update_every": 2}
     write_params(folder, {"quickstart": quickstart})
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
