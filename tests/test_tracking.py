@@ -17,7 +17,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import stages.sync
 from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.journal import read_events
@@ -314,12 +313,11 @@ def test_a_deleted_run_is_sent_anew(root):
     assert named(root, PRUNE.run).data.metrics == {"prune.survivors": 1209.0}
 
 
-def test_sync_says_in_one_line_what_is_wrong(root, monkeypatch, capsys):
-    monkeypatch.setenv("DVC_ROOT", str(root))
+def test_sync_says_in_one_line_what_is_wrong(root):
     (root / "mlflow.db").write_bytes(b"this is not a database" * 100)
-    assert stages.sync.main() == 1
-    output, errors = capsys.readouterr()
-    assert output == ""
+    process = run_python(root, "-m", "stages.sync")
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (1, "")
     assert errors.startswith("error: cannot send to MLflow at sqlite:") and errors.count("\n") == 1
 
 

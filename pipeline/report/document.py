@@ -96,21 +96,30 @@ def _dataset_notes(results: Sequence[Result]) -> list[str]:
 
 
 def _machine_notes(records: Sequence[Record]) -> list[str]:
-    found: dict[str, set[str]] = {}
+    """A note a machine and set of versions, with every state of the code that ran on it."""
+    experiments: dict[str, set[str]] = {}
+    codes: dict[str, set[str]] = {}
     for record in records:
         for stage in record.provenance.values():
-            found.setdefault(_machine(stage), set()).add(record.run.experiment)
-    return [f"{_joined(experiments)}: {machine}." for machine, experiments in sorted(found.items())]
+            experiments.setdefault(_machine(stage), set()).add(record.run.experiment)
+            codes.setdefault(_machine(stage), set()).add(_code(stage))
+    return [
+        f"{_joined(found)}: {machine}; code {_joined(codes[machine])}."
+        for machine, found in sorted(experiments.items())
+    ]
 
 
 def _machine(stage: Mapping[str, Any]) -> str:
     machine, versions = stage["machine"], stage["versions"]
-    changed = " with uncommitted changes" if stage["dirty"] else ""
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB, "
         f"{machine['system']}, threads: {stage['threads']}; Python {versions['python']}, "
-        f"PyTorch {versions['torch']}; code {(stage['commit'] or 'unknown')[:12]}{changed}"
+        f"PyTorch {versions['torch']}"
     )
+
+
+def _code(stage: Mapping[str, Any]) -> str:
+    return (stage["commit"] or "unknown")[:12] + (" with uncommitted changes" if stage["dirty"] else "")
 
 
 def _joined(experiments: set[str]) -> str:
