@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> None:
     size = 4 * experiment.training.batch_size
     sides = {f"plain, {kind}": epoch_of(experiment, digits(size), kind, False) for kind in ("fp32", "bf16")}
     found = timed(sides, 3)
+    show(found, size)
     ratio = statistics.median(f / b for f, b in zip(found["plain, fp32"], found["plain, bf16"], strict=True))
     print(f"bf16 trains at {ratio:.2f} times the speed of fp32 (median of 3 paired rounds)")
 

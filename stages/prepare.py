@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     dataset = sources.load(block.dataset, root / "data" / "download")
     parts = split.split(dataset, block.validation, block.split_seed)
     tensors = {
-        part: {"images": torch.from_numpy(pictures.images), "labels": torch.from_numpy(pictures.labels)}
+        part: {"images": torch.tensor(pictures.images), "labels": torch.tensor(pictures.labels)}
         for part, pictures in parts.items()
     }
     about = {

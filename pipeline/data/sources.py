@@ -100,9 +100,7 @@ def _checked_bytes(path: Path, md5: str) -> bytes:
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(
-            f"{path} is damaged: {len(content)} bytes with MD5 {found}, expected {md5}; replace the file"
-        )
+        raise DataError(f"{path} is damaged: {len(content)} bytes with MD5 {found}, expected {md5}; replace the file")
     return content
 
 

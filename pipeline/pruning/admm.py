@@ -69,7 +69,7 @@ class ReweightedAdmm:
         flat = torch.cat([score.flatten() for score in scores])
         if nonzeros >= flat.numel():
             return 0.0
-        return self.rho * torch.topk(flat, nonzeros + 1, sorted=True).values[-1].item()
+        return self.rho * torch.topk(flat, nonzeros + 1, sorted=False).values.min().item()
 
     def update_(self, lambda_: float) -> None:
         """One iteration, in this order: Z = S(W + U, lambda R / rho), U += W - Z, R = 1 / (|Z| + eps)."""
