@@ -83,6 +83,6 @@ def recorded_network_file(run: PrunedRun) -> Path:
     return Path("results", f"{run.folder}.safetensors")
 
 
-def provenance_file(run: Run, stage: str) -> Path:
-    """What a stage wrote about its own making; git-ignored, and part of the ledger's record."""
-    return Path(".scratch", "provenance", run.folder, f"{stage}.json")
+def provenance_folder(run: Run, stage: str) -> Path:
+    """What a stage wrote about its makings, a file for each different one; git-ignored, part of the ledger's record."""
+    return Path(".scratch", "provenance", run.folder, stage)

@@ -1,5 +1,6 @@
 """Where, when and with what a result was made: kept beside DVC's outputs, never inside them."""
 
+import json
 import os
 import platform
 import subprocess
@@ -11,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import digest_of_file, write_json
-from pipeline.layout import Run, provenance_file
+from pipeline.files import digest_of_file, sha256, write_json
+from pipeline.layout import Run, provenance_folder
 
 SOURCES = ("pipeline", "stages", "params.yaml", "dvc.yaml", "runs.yaml", "paper/dvc.yaml", "paper/runs.yaml")
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow")
@@ -35,7 +36,11 @@ class Making:
 
 
 def write(root: Path, run: Run, making: Making) -> None:
-    """Write a finished stage's provenance: what it read and wrote, when, where and with what."""
+    """Write a finished stage's provenance: what it read and wrote, when, where and with what.
+
+    Each different making has a file of its own: DVC may bring any of their outputs back.
+    """
+    outputs = {path.as_posix(): digest_of_file(root / path) for path in making.outputs}
     content = {
         "stage": making.stage,
         "params": making.params,
@@ -46,9 +51,10 @@ def write(root: Path, run: Run, making: Making) -> None:
         "threads": making.threads,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": making.inputs,
-        "outputs": {path.as_posix(): digest_of_file(root / path) for path in making.outputs},
+        "outputs": outputs,
     }
-    write_json(root / provenance_file(run, making.stage), content)
+    made = json.dumps([making.params, making.inputs, outputs], sort_keys=True)
+    write_json(root / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import digest_of_file
-from pipeline.layout import PrunedRun, metrics_file, provenance_file, weights_file
+from pipeline.layout import PrunedRun, metrics_file, provenance_folder, weights_file
 from pipeline.report.ledger import DENSE_STAGES, STAGES
 
 EXPERIMENT = "fabricated"
@@ -72,7 +72,7 @@ def vouch(root: Path, run: PrunedRun, stage: str) -> None:
     outputs = [metrics_file(owner(run, stage), stage)]
     if stage == "retrain":
         outputs.append(weights_file(run, stage))
-    put(root / provenance_file(owner(run, stage), stage), {
+    put(root / provenance_folder(owner(run, stage), stage) / "vouched.json", {
         "stage": stage, "seconds": 1.5, "commit": "0123456789abcdef", "dirty": False, "machine": MACHINE,
         "params": {}, "inputs": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
         "finished": "2000-01-01T00:00:00Z",

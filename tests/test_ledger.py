@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.layout import metrics_file, provenance_file, record_file, recorded_network_file, weights_file
+from pipeline.layout import metrics_file, provenance_folder, record_file, recorded_network_file, weights_file
 from pipeline.report import ledger
 from stages import record as stage
 from tests.fabricated import StubConfig, finish, make_run, put, vouch, write_project
@@ -111,14 +111,30 @@ def test_provenance_of_another_result_is_refused(tmp_path, run, name):
     ledger.gather(tmp_path, StubConfig(), run)
 
 
+def test_of_several_makings_the_one_that_fits_is_recorded(tmp_path, run):
+    """DVC brings a former result back without running the stage."""
+    old = provenance_folder(run, "retrain") / "vouched.json"
+    kept = {
+        file: (tmp_path / file).read_bytes() for file in (metrics_file(run, "retrain"), weights_file(run, "retrain"))
+    }
+    put(tmp_path / old.with_name("first.json"), {**json.loads((tmp_path / old).read_text()), "commit": "first"})
+    for file, content in kept.items():
+        (tmp_path / file).write_bytes(content + b" ")
+    vouch(tmp_path, run, "retrain")
+    assert ledger.gather(tmp_path, StubConfig(), run).provenance["retrain"]["commit"] != "first"
+    for file, content in kept.items():
+        (tmp_path / file).write_bytes(content)
+    assert ledger.gather(tmp_path, StubConfig(), run).provenance["retrain"]["commit"] == "first"
+
+
 def test_missing_provenance_is_refused(tmp_path, run):
-    (tmp_path / provenance_file(run.dense, "pretrain")).unlink()
+    (tmp_path / provenance_folder(run.dense, "pretrain") / "vouched.json").unlink()
     with pytest.raises(ArtifactError, match="pretrain of fabricated-dense-s0 did not run here"):
         ledger.gather(tmp_path, StubConfig(), run)
 
 
 def test_provenance_must_cover_the_metrics(tmp_path, run):
-    file = tmp_path / provenance_file(run, "prune")
+    file = tmp_path / provenance_folder(run, "prune") / "vouched.json"
     put(file, {**json.loads(file.read_text()), "outputs": {}})
     with pytest.raises(ArtifactError, match="does not say which"):
         ledger.gather(tmp_path, StubConfig(), run)
@@ -174,7 +190,7 @@ def test_stage_records_the_good_runs_beside_a_refused_one(tmp_path, monkeypatch)
     write_project(tmp_path, runs)
     for run in runs:
         finish(tmp_path, run)
-    (tmp_path / provenance_file(runs[0], "prune")).unlink()
+    (tmp_path / provenance_folder(runs[0], "prune") / "vouched.json").unlink()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="did not run here"):
         stage.main(["fabricated"])

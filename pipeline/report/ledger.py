@@ -14,7 +14,7 @@ from pipeline.layout import (
     PrunedRun,
     Run,
     metrics_file,
-    provenance_file,
+    provenance_folder,
     record_file,
     recorded_network_file,
     weights_file,
@@ -108,9 +108,7 @@ def gather(root: Path, config: Config, run: PrunedRun) -> Record:
         ArtifactError: metrics or provenance of a stage are missing, or describe different results.
     """
     result = read_result(root, config, run)
-    provenance = {stage: _checked_provenance(root, _owner(run, stage), stage) for stage in STAGES}
-    for stage, made in provenance.items():
-        _check_params(run, stage, made["params"], result.params)
+    provenance = {stage: _provenance(root, _owner(run, stage), stage, result.params) for stage in STAGES}
     network = root / weights_file(run, "retrain")
     if not network.is_file():
         raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
@@ -197,15 +195,33 @@ def _has(value: Any, keys: Iterable[str]) -> bool:
     return True
 
 
-def _checked_provenance(root: Path, run: Run, stage: str) -> dict[str, Any]:
-    file = provenance_file(run, stage)
-    if not (root / file).is_file():
-        raise ArtifactError(f"{file} does not exist: {stage} of {run.name} did not run here; run it again")
+def _provenance(root: Path, run: Run, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The making that describes the files as they are now; if none does, what is wrong with the newest."""
+    folder = provenance_folder(run, stage)
+    files = sorted((root / folder).glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    problems = []
+    for file in files:
+        try:
+            return _checked_provenance(root, file.relative_to(root), run, stage, params)
+        except ArtifactError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    raise ArtifactError(f"{folder} does not exist: {stage} of {run.name} did not run here; run it again")
+
+
+def _checked_provenance(root: Path, file: Path, run: Run, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
     provenance = read_json(root / file)
     outputs = provenance.get("outputs") if isinstance(provenance, dict) else None
     metrics = metrics_file(run, stage).as_posix()
     if not outputs or metrics not in outputs:
         raise ArtifactError(f"{file} does not say which {metrics} it describes; run {stage} again")
+    changed = [block for block, value in provenance["params"].items() if params.get(block) != value]
+    if changed:
+        raise ArtifactError(
+            f"{stage} of {run.name} ran with other parameters than params.yaml has now ({', '.join(changed)}); "
+            "run `dvc repro`, or put the parameters back"
+        )
     for name, digest in {**provenance["inputs"], **outputs}.items():
         if not (root / name).exists() or digest_of_tree(root / name) != digest:
             raise ArtifactError(
@@ -213,15 +229,6 @@ def _checked_provenance(root: Path, run: Run, stage: str) -> dict[str, Any]:
                 f"{'wrote' if name in outputs else 'read'}; run the stage again"
             )
     return provenance
-
-
-def _check_params(run: PrunedRun, stage: str, used: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [block for block, value in used.items() if now.get(block) != value]
-    if changed:
-        raise ArtifactError(
-            f"{stage} of {run.name} ran with other parameters than params.yaml has now ({', '.join(changed)}); "
-            "run `dvc repro`, or put the parameters back"
-        )
 
 
 def _check_network(root: Path, record: Path, described: Mapping[str, Any] | None) -> None:
