@@ -1,26 +1,29 @@
 """Puts data, network, method and loop together, a function for each training stage of one run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Distillation as DistillationBlock
-from pipeline.config import Experiment
-from pipeline.config import Schedule as ScheduleBlock
-from pipeline.data.batches import PictureSet, TrainingBatches, in_order
+from pipeline.data.batches import Augmentation, PictureSet, TrainingBatches, in_order
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.files import sha256
 from pipeline.models import build
+from pipeline.params import Distillation as DistillationBlock
+from pipeline.params import Experiment
+from pipeline.params import Optimiser as OptimiserBlock
+from pipeline.params import Schedule as ScheduleBlock
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import apply_, check_masks, count_nonzeros, prunable_weights, survivors_asked
+from pipeline.training.engine import Engine
 from pipeline.training.loop import Checkpoint, Hook, Objective, Phase, Row
 from pipeline.training.objective import CrossEntropy, Distillation, answers_of
+from pipeline.training.optimiser import make_optimiser
 from pipeline.training.schedule import Schedule
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -34,25 +37,30 @@ class Job:
     validate: PictureSet
     checkpoint: Checkpoint
     on_epoch: Callable[[Row], None] = lambda row: None
+    engine: Engine = field(default_factory=Engine)
 
     def network(self, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The experiment's network: fresh from the seed, or with the weights given."""
-        return build(self.experiment.model, self.train.classes, self.seed, state)
+        """The experiment's network on the engine's device: fresh from the seed, or with the weights given."""
+        network = build(self.experiment.model, self.train.classes, self.seed, state)
+        dtype = torch.float64 if self.experiment.training.precision == "fp64" else torch.float32
+        return network.to(self.engine.device, dtype)
 
     def phase(
         self,
         network: nn.Module,
+        settings: OptimiserBlock,
         schedule: Schedule,
         epochs: int,
         objective: Objective,
         hooks: Sequence[Hook] = (),
     ) -> list[Row]:
-        """Train the network with Adam, starting with fresh optimiser state."""
+        """Train the network, starting with fresh optimiser state."""
         training = self.experiment.training
+        decay = getattr(settings, "weight_decay", 0.0)
         return Phase(
             name=self.stage,
             network=network,
-            optimiser=torch.optim.Adam(network.parameters(), lr=schedule.peak, fused=True),
+            optimiser=make_optimiser(network.parameters(), settings, schedule.peak, decay),
             schedule=schedule,
             objective=objective,
             batches=self.batches,
@@ -61,6 +69,8 @@ class Job:
             bf16=training.precision == "bf16",
             validate=self.validation_figures,
             checkpoint=self.checkpoint,
+            engine=self.engine,
+            accumulate=training.accumulate,
             hooks=hooks,
             on_epoch=self.on_epoch,
         ).run()
@@ -68,19 +78,28 @@ class Job:
     @property
     def batches(self) -> TrainingBatches:
         training = self.experiment.training
-        return TrainingBatches(self.train, training.batch_size, training.shift)
+        share = self.engine.rank, self.engine.ranks
+        return TrainingBatches(self.train, training.batch_size, self.augmentation, training.workers, *share)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        training = self.experiment.training
+        return Augmentation(training.shift, training.flip, training.crop)
 
     def objective(self, block: DistillationBlock, teacher: nn.Module) -> Objective:
         """Cross-entropy, with the teacher's answers mixed in where the parameters ask for it."""
         if block.weight == 0:
             return CrossEntropy()
         answers = None
-        if self.experiment.training.shift == 0:  # the pictures never change, so neither do the answers
+        if self.augmentation == Augmentation():  # the pictures never change, so neither do the answers
             answers = answers_of(teacher, in_order(self.train, EVALUATION_BATCH))
         return Distillation(teacher, block.weight, block.temperature, answers)
 
     def validation_figures(self, network: nn.Module) -> Row:
-        found = evaluate(network, in_order(self.validate, EVALUATION_BATCH))
+        share = self.engine.rank, self.engine.ranks
+        workers = self.experiment.training.workers
+        batches = in_order(self.validate, EVALUATION_BATCH, self.augmentation.crop, workers, *share)
+        found = evaluate(network, batches, self.engine.sums)
         return {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
 
 
@@ -96,17 +115,17 @@ def generator(purpose: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def pretrain(job: Job) -> tuple[nn.Module, list[Row]]:
-    """Train the dense network from random weights."""
-    block, network = job.experiment.pretrain, job.network()
-    return network, job.phase(network, one_cycle(block), block.epochs, CrossEntropy())
+def pretrain(job: Job, start: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, list[Row]]:
+    """Train the dense network, from random weights or from the state given."""
+    block, network = job.experiment.pretrain, job.network(start)
+    return network, job.phase(network, block, one_cycle(block), block.epochs, CrossEntropy())
 
 
 def train_reference(job: Job, dense: Mapping[str, Tensor]) -> tuple[nn.Module, list[Row]]:
     """Train the dense network on for as many epochs as a pruned one gets, distillation included."""
     block, network = job.experiment.reference, job.network(dense)
     objective = job.objective(block.distillation, job.network(dense))
-    return network, job.phase(network, one_cycle(block), job.experiment.extra_epochs, objective)
+    return network, job.phase(network, block, one_cycle(block), job.experiment.extra_epochs, objective)
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ def prune(job: Job, method: str, ratio: float, dense: Mapping[str, Tensor]) -> P
     phase = METHODS[method](weights, k, block.epochs * len(job.batches), block)
     schedule = Schedule(block.learning_rate, warmup=0, hold=block.ramp, final=block.final)
     objective = job.objective(block.distillation, job.network(dense))
-    rows = job.phase(network, schedule, block.epochs, objective, [phase])
+    rows = job.phase(network, block, schedule, block.epochs, objective, [phase])
     accuracy_w = job.validation_figures(network)["validation_accuracy"]
     handover = phase.hand_over()
     network.load_state_dict({**network.state_dict(), **handover.Z})
@@ -168,7 +187,7 @@ def retrain(
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}
     objective = job.objective(block.distillation, job.network(dense))
     epochs = job.experiment.extra_epochs - job.experiment.prune.method(method).epochs
-    rows = job.phase(network, one_cycle(block), epochs, objective, [FixedMask(weights, masks)])
+    rows = job.phase(network, block, one_cycle(block), epochs, objective, [FixedMask(weights, masks)])
     return network, rows, survivors(weights)
 
 

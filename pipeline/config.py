@@ -1,163 +1,19 @@
-"""Typed, validated, immutable configuration: the parameters and the run lists, checked as a whole."""
+"""The configuration: the parameters and the run lists, read and checked as a whole."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.layout import DenseRun, PrunedRun
+from pipeline.params import Experiment, Params
 from pipeline.yaml_files import read_yaml
 
 PARAMS_FILE = "params.yaml"
 RUN_LISTS = ("runs.yaml", "paper/runs.yaml")
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Block(BaseModel):
-    """A block of `params.yaml`: unknown keys and wrong types are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Prepare(Block):
-    """Which pictures: data set, the size of the validation split, and the seed of the split."""
-
-    dataset: str
-    validation: Annotated[int, Field(ge=1)]
-    split_seed: Annotated[int, Field(ge=0)]
-
-
-class Model(Block):
-    """Which network: a name in the table of builders, and the builder's options."""
-
-    name: str
-    options: Mapping[str, bool | int | float | str]
-
-
-class Training(Block):
-    """What all trainings of an experiment share.
-
-    `shift`: pictures move by up to so many pixels in both directions (0: no augmentation).
-    """
-
-    batch_size: Count
-    precision: Literal["fp32", "bf16"]
-    threads: Count
-    shift: Annotated[int, Field(ge=0, le=8)]
-
-
-class Schedule(Block):
-    """One cycle of the learning rate: linear warm-up to `learning_rate`, cosine down to a fraction of it."""
-
-    learning_rate: Positive
-    warmup: Fraction
-    final: Annotated[float, Field(ge=0, le=1)]
-
-
-class Distillation(Block):
-    """Weight of the dense network's softened answers in the loss (0: none), and their temperature."""
-
-    weight: Annotated[float, Field(ge=0, le=1)]
-    temperature: Positive
-
-
-class Pretrain(Schedule):
-    """Training of the dense network from random weights."""
-
-    epochs: Count
-
-
-class Reference(Schedule):
-    """The dense network trained on for `extra_epochs`: what a pruned network is compared with."""
-
-    distillation: Distillation
-
-
-class ReweightedAdmm(Block):
-    """Reweighted ADMM (docs: the README's section on the method).
-
-    `ramp`: part of the phase over which the asked number of nonzeros falls from all to k;
-    `lambda_rate`: largest relative change of lambda between two updates.
-    """
-
-    epochs: Count
-    learning_rate: Positive
-    final: Annotated[float, Field(gt=0, le=1)]
-    rho: Positive
-    eps: Positive
-    update_every: Count
-    ramp: Annotated[float, Field(gt=0, lt=1)]
-    lambda_rate: Positive
-    distillation: Distillation
-
-
-class Prune(Block):
-    """One block per pruning method, under the method's name."""
-
-    reweighted_admm: ReweightedAdmm | None = Field(default=None, alias="reweighted-admm")
-
-    def method(self, name: str) -> ReweightedAdmm | None:
-        """The block of a method, by its name in `params.yaml`."""
-        return {"reweighted-admm": self.reweighted_admm}.get(name)
-
-
-class Retrain(Schedule):
-    """Masked retraining, for what the pruning phase left of `extra_epochs`."""
-
-    distillation: Distillation
-
-
-class Evaluate(Block):
-    """The one reading of the test set."""
-
-    batch_size: Count
-
-
-class Benchmark(Block):
-    """Latency: rounds that time each network once, after warm-up rounds."""
-
-    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
-    threads: Count
-    warmup: Count
-    rounds: Annotated[int, Field(ge=4)]
-
-
-class Experiment(Block):
-    """All parameters of an experiment, a block per stage."""
-
-    prepare: Prepare
-    model: Model
-    training: Training
-    extra_epochs: Count
-    pretrain: Pretrain
-    reference: Reference
-    prune: Prune
-    retrain: Retrain
-    evaluate: Evaluate
-    benchmark: Benchmark
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> "Experiment":
-        for name in self.prune.model_fields_set:
-            block = getattr(self.prune, name)
-            if block is not None and block.epochs >= self.extra_epochs:
-                raise ValueError(
-                    f"prune.{name.replace('_', '-')}.epochs must be < extra_epochs ({self.extra_epochs}) "
-                    f"to leave epochs for retraining, got {block.epochs}"
-                )
-        return self
-
-
-class Params(Block):
-    """The whole of `params.yaml`."""
-
-    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Experiment]
 
 
 class Config:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import layout, provenance
 from pipeline.assembly import Job
@@ -21,6 +21,7 @@ from pipeline.settings import prepare_torch
 from pipeline.sparse import save_sparse
 from pipeline.tensors import load_tensors, read_about, save_tensors
 from pipeline.tracking import Identity, Tracker, find_root
+from pipeline.training.engine import is_first_process, start_engine
 
 # Which blocks of an experiment each stage reads: the same list stands in dvc.yaml, and a test compares.
 BLOCKS: Mapping[str, tuple[str, ...]] = {
@@ -30,18 +31,28 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
     "prune": ("model", "training", "extra_epochs", "prune"),
     "retrain": ("model", "training", "extra_epochs", "retrain"),
     "evaluate": ("model", "training", "evaluate"),
-    "benchmark": ("model", "benchmark"),
+    "benchmark": ("model", "training", "benchmark"),
 }
 DENSE_STAGES = ("pretrain", "reference")
 # Code whose change makes a checkpoint stale (the files that a training stage lists in dvc.yaml).
-CODE = ("assembly.py", "settings.py", "data/batches.py", "models", "pruning", "training", "evaluation/accuracy.py")
+CODE = (
+    "assembly.py",
+    "settings.py",
+    "data/batches.py",
+    "data/pictures.py",
+    "models",
+    "pruning",
+    "training",
+    "evaluation/accuracy.py",
+)
 
 
 class Session:
     """Context of a stage's work; implements the training loop's checkpoint.
 
     On leaving without an error, provenance is written and the scratch folder removed. Whatever
-    leaves the context early is kept for the next session.
+    leaves the context early is kept for the next session. Where many processes share a training, all
+    but the first one only read.
     """
 
     def __init__(self, stage: str, run: Run, config: Config, inputs: Sequence[Path]) -> None:
@@ -51,6 +62,7 @@ class Session:
         self.inputs = {path.as_posix(): digest_of_tree(_existing(self.root / path)) for path in inputs}
         code = {name: digest_of_tree(Path(__file__).parent / name) for name in CODE}
         depends = {"run": run.name, "params": self.params, "inputs": self.inputs, "code": code}
+        self.first = is_first_process()
         self.scratch = Scratch(self.root, f"{stage}-{run.name}", depends)
         data = next((path for path in inputs if path.parts[0] == "data"), None)
         about = read_about(self.root / data) if data else {}
@@ -60,11 +72,14 @@ class Session:
         self._outputs: list[Path] = []
 
     def __enter__(self) -> "Session":
-        self.scratch.__enter__()
-        self.tracker.__enter__()
+        if self.first:
+            self.scratch.__enter__()
+            self.tracker.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if not self.first:
+            return
         self.tracker.__exit__(*error)
         if error[0] is None:
             threads = self.params.get(self.stage, {}).get("threads") or self.experiment.training.threads
@@ -85,35 +100,45 @@ class Session:
         return state["phase"]
 
     def save(self, state: dict[str, Any]) -> None:
-        self.scratch.save({"seconds": self.seconds, "phase": state})
+        if self.first:
+            self.scratch.save({"seconds": self.seconds, "phase": state})
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         figures = {key: value for key, value in row.items() if key != "epoch"}
-        self.tracker.log(figures, step=int(row["epoch"]))
+        if self.first:
+            self.tracker.log(figures, step=int(row["epoch"]))
 
     def pictures(self, split: str) -> PictureSet:
         """A prepared part of the experiment's data set."""
         return picture_set(*load_tensors(self.root / layout.data_file(self.run.experiment, split)))
 
     def job(self) -> Job:
-        """The stage's training job."""
+        """The stage's training job; more processes, where the parameters ask for them, start here."""
+        engine = start_engine(self.experiment.training)
         prepare_torch(self.experiment.training.threads)
         train, validate = self.pictures("train"), self.pictures("validate")
-        return Job(self.stage, self.experiment, self.run.seed, train, validate, self, self.on_epoch)
+        return Job(self.stage, self.experiment, self.run.seed, train, validate, self, self.on_epoch, engine)
 
     def write_dense(self, network: nn.Module) -> None:
         path = layout.weights_file(self.run, self.stage)
-        save_tensors(self.root / path, network.state_dict(), self._about)
+        save_tensors(self.root / path, self._state(network), self._about)
         self.wrote(path)
 
     def write_sparse(self, network: nn.Module) -> None:
         path = layout.weights_file(self.run, self.stage)
-        save_sparse(self.root / path, network.state_dict(), list(prunable_weights(network)), self._about)
+        save_sparse(self.root / path, self._state(network), list(prunable_weights(network)), self._about)
         self.wrote(path)
 
     def write_rows(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_csv(self.root / path, rows)
         self.wrote(path)
+
+    def _state(self, network: nn.Module) -> dict[str, Tensor]:
+        """The weights to write, in fp32 on the CPU; processes that do not write end here."""
+        if not self.first:
+            raise SystemExit(0)
+        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
     @property
     def _about(self) -> dict[str, str]:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 
 from pipeline import assembly, entry, provenance
-from pipeline.config import Config, Experiment
+from pipeline.config import Config
 from pipeline.data import sources
 from pipeline.data.batches import PictureSet
+from pipeline.params import Experiment
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import prunable_weights, survivors_asked
 from pipeline.settings import prepare_torch
@@ -83,7 +84,9 @@ def epoch_of(experiment: Experiment, pictures: PictureSet, precision: str, admm:
         k = survivors_asked(sum(weight.numel() for weight in weights.values()), RATIO)
         block = experiment.prune.method("reweighted-admm")
         hooks = [METHODS["reweighted-admm"](weights, k, ROUNDS * len(job.batches), block)]
-    return lambda: job.phase(network, Schedule(1e-3, 0, 0.9, 0.1), 1, CrossEntropy(), hooks) and None
+    return lambda: (
+        job.phase(network, experiment.pretrain, Schedule(1e-3, 0, 0.9, 0.1), 1, CrossEntropy(), hooks) and None
+    )
 
 
 def timed(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

@@ -22,17 +22,18 @@ def main(arguments: list[str]) -> None:
     dense, sparse = layout.weights_file(run.dense, "pretrain"), layout.weights_file(run, "retrain")
     data = layout.data_file(run.experiment, "validate")
     with Session(STAGE, run, config, [data, dense, sparse]) as session:
-        block, pictures = session.experiment.benchmark, session.pictures("validate")
+        block, crop = session.experiment.benchmark, session.experiment.training.crop
+        pictures = session.pictures("validate")
         prepare_torch(block.threads)
         states = {"dense": load_tensors(config.root / dense)[0], "pruned": load_sparse(config.root / sparse)[0]}
         networks = {
             kind: build(session.experiment.model, pictures.classes, run.seed, state) for kind, state in states.items()
         }
         weights = prunable_weights(networks["pruned"])
-        picture = next(in_order(pictures, 1))[0]
+        picture = next(in_order(pictures, 1, crop))[0]
         timed = {}
         for size in block.batch_sizes:
-            images = next(in_order(pictures, size))[0]
+            images = next(in_order(pictures, size, crop))[0]
             found = latency(networks, images, block.warmup, block.rounds)
             ratio = found["dense"]["median_ms"] / found["pruned"]["median_ms"]
             timed[f"batch_{size}"] = {**found, "ratio": round(ratio, 4)}

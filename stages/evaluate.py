@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         accuracy = {}
         for stage, state in states.items():
             network = build(session.experiment.model, test.classes, run.seed, state)
-            batches = in_order(test, session.experiment.evaluate.batch_size)
+            batches = in_order(test, session.experiment.evaluate.batch_size, session.experiment.training.crop)
             accuracy[stage] = evaluate(network, batches)["accuracy"]
         best = max(accuracy["pretrain"], accuracy["reference"])
         session.finish(

@@ -2,6 +2,7 @@
 
 from pipeline import assembly, entry, layout
 from pipeline.config import Config
+from pipeline.models.published_weights import load_published
 from pipeline.session import Session
 
 STAGE = "pretrain"
@@ -13,7 +14,9 @@ def main(arguments: list[str]) -> None:
     run = config.dense_run(name)
     inputs = [layout.data_file(run.experiment, part) for part in ("train", "validate")]
     with Session(STAGE, run, config, inputs) as session:
-        network, rows = assembly.pretrain(session.job())
+        job, block = session.job(), session.experiment.pretrain
+        start = load_published(block.start, job.network()) if block.start else None
+        network, rows = assembly.pretrain(job, start)
         session.write_dense(network)
         session.write_rows(layout.curve_file(run, STAGE), rows)
         session.finish(assembly.last_figures(rows))

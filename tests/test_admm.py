@@ -40,6 +40,30 @@ def test_importance_by_hand():
     assert importance(tensor(0.0, -0.25), 0.25).tolist() == [4.0, 2.0]
 
 
+def test_relative_importance_by_hand():
+    """s = 2: R = 4 / (|Z| + 0.25 * 2)."""
+    assert importance(tensor(0.0, -1.5), 0.25, 2.0).tolist() == [8.0, 2.0]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.125, 2.0, 16.0]))
+def test_relative_pruning_does_not_see_the_scale_of_a_layer(seed, scale):
+    """Scaling a layer's weights scales its Z, and changes neither its zeros nor any other layer's Z."""
+    random = torch.Generator().manual_seed(seed)
+    first, second, moved = (torch.randn(30, generator=random, dtype=torch.float64) for _ in range(3))
+    found = []
+    for factor in (1.0, scale):
+        weights = {"a": first * factor, "b": second.clone()}
+        admm = ReweightedAdmm(weights, rho=0.1, eps=0.2, relative=True)
+        for _ in range(2):
+            weights["a"] += moved * factor
+            admm.update_(admm.lambda_for(20))
+        found.append([admm.Z[0] / factor, admm.Z[1]])
+    for plain, scaled in zip(*found, strict=True):
+        assert torch.allclose(plain, scaled)
+        assert torch.equal(plain == 0, scaled == 0)
+
+
 def test_one_iteration_by_hand():
     """rho = 0.5, eps = 1, lambda = 0.5: start Z = W = (2, -0.2), U = 0, R = (1/3, 1/1.2)."""
     W = tensor(2.0, -0.2)
@@ -128,6 +152,7 @@ def test_hand_over_conditions(nonzeros, primal, expected):
 class Blunt:
     """Settings of a phase on a toy problem."""
 
+    relative = False
     rho, eps, update_every, ramp, lambda_rate = 1.0, 0.1, 5, 0.6, 0.5
 
 

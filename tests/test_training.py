@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from pipeline import assembly
-from pipeline.config import Config, Distillation
+from pipeline.config import Config
 from pipeline.data.batches import PictureSet
 from pipeline.errors import ArtifactError, TrainingError
 from pipeline.models import build
+from pipeline.params import Distillation
 from pipeline.pruning.masks import prunable_weights
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.objective import Distillation as Distilled
@@ -184,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_rate():
     checkpoint = Memory()
     work = job("pretrain", checkpoint)
     with pytest.raises(TrainingError, match=r"loss became nan in epoch 2, step 9, at learning rate .*lower learning"):
-        work.phase(work.network(), Schedule(1e-3, 0, 0.5, 0.1), 3, Poisoned())
+        work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 3, Poisoned())
     assert len(checkpoint.state["rows"]) == 1
     assert all(torch.isfinite(value).all() for value in checkpoint.state["network"].values())
 

@@ -1,1 +1,5 @@
 """Data sets: where their files come from, how they are checked, split, kept in memory and augmented."""
+
+# Environment variables: a folder of data sets for machines without a download, and the folder with ImageNet's
+# train/ and val/.
+MIRROR, IMAGENET_ROOT = "DATASETS_MIRROR", "IMAGENET_ROOT"

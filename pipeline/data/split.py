@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.data.sources import Dataset, Pictures
+from pipeline.data.dataset import AnyPictures, Dataset
 from pipeline.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def stratified(labels: np.ndarray, size: int, generator: np.random.Generator) ->
     return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
-def split(dataset: Dataset, validation: int, seed: int) -> dict[str, Pictures]:
+def split(dataset: Dataset, validation: int, seed: int) -> dict[str, AnyPictures]:
     """The parts `train`, `validate` and `test`.
 
     Raises:
@@ -38,15 +38,11 @@ def split(dataset: Dataset, validation: int, seed: int) -> dict[str, Pictures]:
     rest, test = dataset.train, dataset.test
     if test is None:
         chosen, others = stratified(rest.labels, dataset.test_size, generator)
-        rest, test = _take(rest, others), _take(rest, chosen)
+        rest, test = rest.take(others), rest.take(chosen)
     if validation >= len(rest.labels):
         raise ConfigError(
             f"prepare.validation must be < {len(rest.labels)}, the training pictures of {dataset.name}, "
             f"got {validation}"
         )
     chosen, others = stratified(rest.labels, validation, generator)
-    return {"train": _take(rest, others), "validate": _take(rest, chosen), "test": test}
-
-
-def _take(pictures: Pictures, indices: np.ndarray) -> Pictures:
-    return Pictures(pictures.images[indices], pictures.labels[indices])
+    return {"train": rest.take(others), "validate": rest.take(chosen), "test": test}

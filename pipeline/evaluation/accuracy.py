@@ -1,6 +1,6 @@
 """Accuracy and loss of a network on pictures."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,22 @@ from torch.nn import functional
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """`accuracy` (fraction of pictures whose largest logit is the label's) and mean `loss`, in fp32."""
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    total: Callable[[Sequence[float]], list[float]] = list,
+) -> dict[str, float]:
+    """`accuracy` (fraction of pictures whose largest logit is the label's) and mean `loss`, without autocast.
+
+    `total` sums each of several figures over all processes that evaluate a part of the pictures each.
+    """
     network.eval()
+    like = next(network.parameters())
     correct, loss, seen = 0, 0.0, 0
     for images, labels in batches:
-        logits = network(images)
-        correct += int((logits.argmax(1) == labels).sum())
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        logits, answers = network(images.to(like)), labels.to(like.device)
+        correct += int((logits.argmax(1) == answers).sum())
+        loss += float(functional.cross_entropy(logits, answers, reduction="sum"))
         seen += len(labels)
+    correct, loss, seen = total([correct, loss, seen])
     return {"accuracy": correct / seen, "loss": loss / seen}

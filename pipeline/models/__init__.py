@@ -1,19 +1,31 @@
-"""The networks, behind one explicit table of builders."""
+"""The networks, behind one explicit table of builders, and the way in for a user's own network."""
 
-from collections.abc import Callable, Mapping
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.models.lenet5 import LeNet5
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"lenet5": LeNet5}
+# Text, not functions: only the network that is asked for gets imported.
+BUILDERS: Mapping[str, str] = {
+    "lenet5": "pipeline.models.lenet5:LeNet5",
+    "resnet32": "pipeline.models.resnet_cifar:resnet32",
+    "resnet56": "pipeline.models.resnet_cifar:resnet56",
+    "resnet50": "pipeline.models.resnet50:resnet50",
+}
 
 
 class Described(Protocol):
-    """The `model` block of an experiment: a name in the table, and the builder's options."""
+    """The `model` block of an experiment: which network, and the builder's options.
+
+    `name` is a key of the table, or `package.module:builder` for a network of the user's own.
+    """
 
     @property
     def name(self) -> str: ...
@@ -25,22 +37,69 @@ class Described(Protocol):
 def build(model: Described, classes: int, seed: int, state: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A network in `channels_last`: initialised from the seed, or with the weights given.
 
+    A user's own builder is called as `builder(classes=..., **options)`; its module may lie in the
+    current folder.
+
     Raises:
-        ConfigError: unknown name, or an option that the builder does not take.
+        ConfigError: unknown name, a builder that cannot be used, or an option that it does not take.
         ArtifactError: the weights are of another network.
     """
     name = model.name
-    if name not in BUILDERS:
-        raise ConfigError(f"model.name must be one of {', '.join(BUILDERS)}, got {name!r}")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            network = BUILDERS[name](classes=classes, **model.options)
-        except TypeError as error:
-            raise ConfigError(f"model.options do not fit {name}: {error}") from error
+    with _importable(Path.cwd()):
+        builder = _builder(name)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                network = builder(classes=classes, **model.options)
+            except TypeError as error:
+                raise ConfigError(f"model.options do not fit {name}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"model.name {name} must build an nn.Module, got {type(network).__name__}; return one from it"
+        )
     if state is not None:
         _load(network, state, name)
     return network.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules of the folder can be imported, for as long as this lasts."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _builder(name: str) -> Callable[..., Any]:
+    """What `name` stands for, imported now."""
+    place, _, attribute = BUILDERS.get(name, name).partition(":")
+    if not all(part.isidentifier() for part in [*place.split("."), attribute]):
+        raise ConfigError(
+            f"model.name must be one of {', '.join(BUILDERS)}, or package.module:builder for your own, got {name!r}"
+        )
+    module = _imported(place, name)
+    if not hasattr(module, attribute):
+        raise ConfigError(f"model.name {name}: the module {place} has no {attribute}; correct the name after the colon")
+    builder = getattr(module, attribute)
+    if not callable(builder) or isinstance(builder, nn.Module):
+        raise ConfigError(
+            f"model.name {name} must be a function or class that builds a network, got {type(builder).__name__}"
+        )
+    return builder
+
+
+def _imported(place: str, name: str) -> Any:
+    """Import a module; all errors become one, as the code of a user's module may raise any."""
+    try:
+        return importlib.import_module(place)
+    except Exception as error:
+        raise ConfigError(
+            f"model.name {name} does not import: {type(error).__name__}: {' '.join(str(error).split())}; "
+            f"correct the name, or the module (it is looked for in {Path.cwd()} first)"
+        ) from error
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

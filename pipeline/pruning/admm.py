@@ -20,9 +20,13 @@ def soft_threshold(v: Tensor, t: Tensor | float) -> Tensor:
     return torch.sign(v) * torch.clamp(v.abs() - t, min=0)
 
 
-def importance(z: Tensor, eps: float) -> Tensor:
-    """R = 1 / (|Z| + eps): the smaller a weight, the more it is shrunk (Candes, Wakin, Boyd 2008)."""
-    return 1 / (z.abs() + eps)
+def importance(z: Tensor, eps: float, scale: float = 1.0) -> Tensor:
+    """R = s^2 / (|Z| + eps s): the smaller a weight, the more it is shrunk (Candes, Wakin, Boyd 2008).
+
+    With s = 1 eps is in units of the weights. With s = RMS(W) of the layer, shrinking does not
+    depend on the layer's scale: S(v, lambda R / rho) of c W and c s is c times that of W and s.
+    """
+    return scale**2 / (z.abs() + eps * scale)
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,20 @@ class Residuals:
 class ReweightedAdmm:
     """State of the method for the prunable weights W of one network, all lists in W's order.
 
-    Starts at Z = W, U = 0, R = 1 / (|W| + eps).
+    Starts at Z = W, U = 0, R = 1 / (|W| + eps); with `relative`, R = s^2 / (|W| + eps s) where s is
+    the layer's RMS at the start.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], rho: float, eps: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], rho: float, eps: float, relative: bool = False) -> None:
         self.names = list(weights)
-        self.rho, self.eps = rho, eps
+        self.rho = rho
         self.W = [weight.detach() for weight in weights.values()]
+        scales = [_rms(w) if relative else 1.0 for w in self.W]
+        self.squares, self.offsets = [s**2 for s in scales], [eps * s for s in scales]
         self.Z = [w.clone() for w in self.W]
         self.Z_prev = [w.clone() for w in self.W]
         self.U = [torch.zeros_like(w) for w in self.W]
-        self.R = [importance(w, eps) for w in self.W]
+        self.R = [importance(w, eps, s) for w, s in zip(self.W, scales, strict=True)]
         self._anchor = torch._foreach_sub(self.Z, self.U)
 
     def add_gradient_(self, gradients: list[Tensor]) -> None:
@@ -72,7 +79,7 @@ class ReweightedAdmm:
         return self.rho * torch.topk(flat, nonzeros + 1, sorted=False).values.min().item()
 
     def update_(self, lambda_: float) -> None:
-        """One iteration, in this order: Z = S(W + U, lambda R / rho), U += W - Z, R = 1 / (|Z| + eps)."""
+        """One iteration, in this order: Z = S(W + U, lambda R / rho), U += W - Z, R = s^2 / (|Z| + eps s)."""
         self.Z_prev = self.Z
         v = torch._foreach_add(self.W, self.U)
         t = torch._foreach_mul(self.R, lambda_ / self.rho)
@@ -83,8 +90,9 @@ class ReweightedAdmm:
         torch._foreach_sub_(v, self.Z)
         self.U = v
         self.R = torch._foreach_abs(self.Z)
-        torch._foreach_add_(self.R, self.eps)
+        torch._foreach_add_(self.R, self.offsets)
         torch._foreach_reciprocal_(self.R)
+        torch._foreach_mul_(self.R, self.squares)
         self._anchor = torch._foreach_sub(self.Z, self.U)
 
     def residuals(self) -> Residuals:
@@ -105,6 +113,10 @@ class ReweightedAdmm:
     def load_state_dict(self, state: Mapping[str, list[Tensor]]) -> None:
         self.Z, self.Z_prev, self.U, self.R = (list(state[key]) for key in ("Z", "Z_prev", "U", "R"))
         self._anchor = torch._foreach_sub(self.Z, self.U)
+
+
+def _rms(tensor: Tensor) -> float:
+    return max(tensor.square().mean().sqrt().item(), 1e-12)
 
 
 def _norm(tensors: list[Tensor]) -> float:

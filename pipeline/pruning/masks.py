@@ -36,7 +36,7 @@ def largest(tensors: Mapping[str, Tensor], k: int) -> Tensors:
     """
     magnitudes = torch.cat([tensor.detach().abs().flatten() for tensor in tensors.values()])
     order = torch.sort(magnitudes, descending=True, stable=True).indices
-    keep = torch.zeros(magnitudes.numel(), dtype=torch.bool)
+    keep = torch.zeros_like(magnitudes, dtype=torch.bool)
     keep[order[:k]] = True
     keep &= magnitudes > 0
     pieces = keep.split([tensor.numel() for tensor in tensors.values()])

@@ -12,10 +12,11 @@ from pipeline.pruning.masks import Tensors, apply_, largest
 
 
 class Settings(Protocol):
-    """rho, eps, steps between two updates, and the controller's ramp and rate."""
+    """rho, eps and what it is relative to, steps between two updates, and the controller's ramp and rate."""
 
     rho: float
     eps: float
+    relative: bool
     update_every: int
     ramp: float
     lambda_rate: float
@@ -37,7 +38,7 @@ class ReweightedAdmmPhase:
 
     def __init__(self, weights: Mapping[str, nn.Parameter], k: int, steps: int, settings: Settings) -> None:
         self.weights, self.k, self.every = weights, k, settings.update_every
-        self.admm = ReweightedAdmm(weights, settings.rho, settings.eps)
+        self.admm = ReweightedAdmm(weights, settings.rho, settings.eps, settings.relative)
         self.controller = LambdaController(
             weights=sum(weight.numel() for weight in weights.values()),
             k=k,

@@ -40,7 +40,7 @@ def report(experiment: str, results: Sequence[Result]) -> str:
         "Parameters": _params_table(results),
     }
     notes = {"Results": f"\n{HOW_TO_READ}\n", "Seeds together": f"\n{SEEDS_NOTE}\n"}
-    data = "".join(f"- {note}\n" for note in _dataset_notes(results))
+    data = "".join(f"- {note}\n" for note in [*_dataset_notes(results), *_start_notes(results)])
     parts = [f"# Report of {experiment}\n", "Generated from the metrics of its runs; do not edit.\n"]
     for title, table in sections.items():
         parts.append(f"## {title}\n\n{markdown(table)}{notes.get(title, '')}")
@@ -61,7 +61,9 @@ def results_section(records: Sequence[Record]) -> str:
     """The table of all records with the notes that make its numbers mean something."""
     if not records:
         return NO_RECORD
-    notes = "".join(f"- {note}\n" for note in [*_dataset_notes(records), *_machine_notes(records)])
+    notes = "".join(
+        f"- {note}\n" for note in [*_dataset_notes(records), *_start_notes(records), *_machine_notes(records)]
+    )
     return f"{markdown(seeds_table(group(records)))}\n{SEEDS_NOTE}\n\n{notes}"
 
 
@@ -93,6 +95,18 @@ def _dataset_notes(results: Sequence[Result]) -> list[str]:
         f"{_joined(experiments)}: data set {name} (digest {digest[:12]}), {whole(images)} test pictures."
         for (name, digest, images), experiments in sorted(found.items())
     ]
+
+
+def _start_notes(results: Sequence[Result]) -> list[str]:
+    """What is known of the published weights that trainings started from."""
+    found: dict[str, set[str]] = {}
+    for result in results:
+        start = result.params["pretrain"].get("start")
+        if start:
+            source = f"{start['file']} (SHA-256 {start['sha256'][:12]})" if "file" in start else start["torchvision"]
+            text = ": ".join(filter(None, [f"pretraining starts from {source}", start.get("note", "")]))
+            found.setdefault(text, set()).add(result.run.experiment)
+    return [f"{_joined(experiments)}: {text}." for text, experiments in sorted(found.items())]
 
 
 def _machine_notes(records: Sequence[Record]) -> list[str]:

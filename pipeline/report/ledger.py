@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, Experiment
+from pipeline.config import Config
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_tree, read_json, sha256, write_bytes, write_json
 from pipeline.layout import (
@@ -19,6 +19,7 @@ from pipeline.layout import (
     recorded_network_file,
     weights_file,
 )
+from pipeline.params import Experiment
 
 SCHEMA = 1
 LARGEST_NETWORK_BYTES = 1_000_000

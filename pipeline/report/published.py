@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.config import Block
 from pipeline.errors import ConfigError
+from pipeline.params import Block
 from pipeline.report.render import NOTHING, Table, span, times
 from pipeline.report.statistics import Group
 from pipeline.report.tables import difference, mean_std

@@ -1,4 +1,4 @@
-"""The training loop: the only place that calls `backward`."""
+"""The training loop of all phases."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
+from pipeline.training.engine import Engine
 from pipeline.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Phase:
     """One training phase.
 
     `validate` gives figures of the network after an epoch; `on_epoch` gets every finished row;
-    `bf16` runs forward and backward in autocast.
+    `bf16` runs forward and backward in autocast; each batch is worked off in `accumulate` equal parts.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Phase:
     bf16: bool
     validate: Callable[[nn.Module], Row]
     checkpoint: Checkpoint
+    engine: Engine = field(default_factory=Engine)
+    accumulate: int = 1
     hooks: Sequence[Hook] = ()
     on_epoch: Callable[[Row], None] = lambda row: None
     rows: list[Row] = field(default_factory=list)
@@ -82,9 +85,23 @@ class Phase:
         """Train to the last epoch, from the last finished one; returns one row an epoch.
 
         Raises:
-            TrainingError: the loss is not finite; the checkpoint of the last epoch is kept.
+            TrainingError: the loss is not finite, or one of many processes died; the checkpoint of the
+                last epoch is kept.
         """
+        try:
+            return self._train()
+        except RuntimeError as error:
+            if self.engine.ranks == 1:
+                raise
+            raise TrainingError(
+                f"{self.name}: one of the {self.engine.ranks} processes ended, or cannot be reached "
+                f"({str(error).splitlines()[0][:120]}); see its message above, and run the same command again "
+                "to go on after the last finished epoch"
+            ) from error
+
+    def _train(self) -> list[Row]:
         self._resume()
+        self._wrapped = self.engine.wrap(self.network)
         started, first = time.monotonic(), len(self.rows)
         for epoch in range(first + 1, self.epochs + 1):
             row = self._epoch(epoch)
@@ -95,12 +112,12 @@ class Phase:
         return self.rows
 
     def _epoch(self, epoch: int) -> Row:
-        self.network.train()
-        total_loss, correct, seen = 0.0, 0, 0
+        self._wrapped.train()
+        total_loss, correct, seen = 0.0, 0.0, 0.0
         step = (epoch - 1) * len(self.batches)
         for images, labels, indices in self.batches.epoch(self.generator):
             rate = self.schedule.at(step / (self.epochs * len(self.batches)))
-            loss, logits = self._step(images, labels, indices, rate)
+            loss, hits = self._step(images, labels, indices, rate)
             step += 1
             if not math.isfinite(loss):
                 raise TrainingError(
@@ -110,28 +127,45 @@ class Phase:
             for hook in self.hooks:
                 hook.after_step(step)
             total_loss += loss * len(labels)
-            correct += int((logits.argmax(1) == labels).sum())
+            correct += hits
             seen += len(labels)
+        total_loss, correct, seen = self.engine.sums([total_loss, correct, seen])
+        self.engine.align(self.network)
         row: Row = {"epoch": epoch, "learning_rate": rate, "train_loss": total_loss / seen}
         row |= {"train_accuracy": correct / seen, **self.validate(self.network)}
         for hook in self.hooks:
             row |= hook.after_epoch()
         return row
 
-    def _step(self, images: Tensor, labels: Tensor, indices: Tensor, rate: float) -> tuple[float, Tensor]:
+    def _step(self, images: Tensor, labels: Tensor, indices: Tensor, rate: float) -> tuple[float, int]:
+        """One step of the optimiser; gives the mean loss over all processes, and the right answers of this one."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = self.network(images)
-            loss = self.objective(logits, labels, images, indices)
         self.optimiser.zero_grad()
-        loss.backward()
-        value = loss.item()
-        if math.isfinite(value):
+        loss, hits = 0.0, 0
+        parts = list(zip(*(whole.chunk(self.accumulate) for whole in (images, labels, indices)), strict=True))
+        for number, part in enumerate(parts, start=1):
+            with self.engine.waiting(self._wrapped, more=number < len(parts)):
+                found = self._gradients(*part, share=len(part[1]) / len(labels))
+            loss, hits = loss + found[0], hits + found[1]
+        loss = self.engine.sums([loss / self.engine.ranks])[0]
+        if math.isfinite(loss):
             for hook in self.hooks:
                 hook.before_step()
             self.optimiser.step()
-        return value, logits.detach()
+        return loss, hits
+
+    def _gradients(self, images: Tensor, labels: Tensor, indices: Tensor, share: float) -> tuple[float, int]:
+        """Add the gradients of a part of the batch; its share of the loss, and how many answers are right."""
+        like = next(self.network.parameters())
+        images, labels = images.to(like), labels.to(like.device)
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self._wrapped(images)
+            loss = self.objective(logits, labels, images, indices)
+        if share < 1:
+            loss = loss * share
+        self.engine.backward(loss)
+        return loss.item(), int((logits.detach().argmax(1) == labels).sum())
 
     def _state(self) -> dict[str, Any]:
         return {

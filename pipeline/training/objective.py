@@ -27,7 +27,7 @@ class Distillation:
 
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         with torch.no_grad():
-            answers = self.teacher(images) if self.answers is None else self.answers[indices]
+            answers = self.teacher(images) if self.answers is None else self.answers[indices].to(logits.device)
         divergence = functional.kl_div(
             functional.log_softmax(logits / self.temperature, 1),
             functional.log_softmax(answers.float() / self.temperature, 1),
@@ -40,6 +40,7 @@ class Distillation:
 
 @torch.no_grad()
 def answers_of(teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """The logits (N, classes) of all batches, in their order."""
+    """The logits (N, classes) of all batches, in their order, on the CPU."""
     teacher.eval()
-    return torch.cat([teacher(images) for images, _ in batches])
+    like = next(teacher.parameters())
+    return torch.cat([teacher(images.to(like)).cpu() for images, _ in batches])

@@ -1,0 +1,228 @@
+"""The blocks of `params.yaml`: every parameter with its type and range, and what fits together."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Block(BaseModel):
+    """A block of `params.yaml`: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Prepare(Block):
+    """Which pictures: data set, the size of the validation split, and the seed of the split.
+
+    `folder` and `test`: the class folders of the data set `folder`, and how many pictures of it are
+    set aside for the test where it has no split of its own (None: a fifth); `skip_broken`: leave out
+    pictures that do not decode; `decoded`: keep decoded pixels (false: decode in every epoch).
+    """
+
+    dataset: str
+    validation: Annotated[int, Field(ge=1)]
+    split_seed: Annotated[int, Field(ge=0)]
+    folder: str | None = None
+    test: Count | None = None
+    skip_broken: bool = False
+    decoded: bool = True
+
+    @model_validator(mode="after")
+    def _folder_fits(self) -> "Prepare":
+        if (self.dataset == "folder") != (self.folder is not None):
+            raise ValueError(f"folder is needed for dataset: folder, and for no other, got {self.folder!r}")
+        return self
+
+
+class Model(Block):
+    """Which network: a name in the table of builders or `package.module:builder`, and the builder's options."""
+
+    name: str
+    options: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class Training(Block):
+    """What all trainings of an experiment share.
+
+    `shift`: pictures move by up to so many pixels in both directions (0: not at all); `flip`: half of
+    them are mirrored; `crop`: for pictures of different sizes, the side of the random resized crop;
+    `workers`: processes that decode and crop. `devices` on each of `nodes` machines share every batch
+    (`batch_size` is that of all together), each working off its share in `accumulate` parts.
+    """
+
+    batch_size: Count
+    precision: Literal["fp32", "bf16", "fp64"]
+    threads: Count
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    flip: bool = False
+    crop: Count | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    devices: Count = 1
+    nodes: Count = 1
+    accumulate: Count = 1
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Training":
+        parts = self.devices * self.nodes * self.accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size must be a multiple of devices x nodes x accumulate ({parts}), got {self.batch_size}"
+            )
+        return self
+
+
+class Optimiser(Block):
+    """Which optimiser a phase starts afresh; `momentum` is SGD's (Nesterov)."""
+
+    optimiser: Literal["adam", "sgd"] = "adam"
+    momentum: Fraction = 0.9
+
+
+class Schedule(Optimiser):
+    """One cycle of the learning rate: linear warm-up to `learning_rate`, cosine down to a fraction of it.
+
+    `weight_decay` (SGD only) draws weights, not biases nor norms, to zero.
+    """
+
+    learning_rate: Positive
+    warmup: Fraction
+    final: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _decay_fits(self) -> "Schedule":
+        if self.weight_decay and self.optimiser != "sgd":
+            raise ValueError(f"weight_decay needs optimiser: sgd, got {self.weight_decay} with {self.optimiser}")
+        return self
+
+
+class Distillation(Block):
+    """Weight of the dense network's softened answers in the loss (0: none), and their temperature."""
+
+    weight: Annotated[float, Field(ge=0, le=1)]
+    temperature: Positive
+
+
+class Start(Block):
+    """Published weights to start from: a file and its SHA-256, or the name of torchvision's weights.
+
+    `new_head`: the last layer has another number of classes, and starts at random; `note`: what a
+    reader of results must know of the weights' making.
+    """
+
+    file: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    torchvision: str | None = None
+    new_head: bool = False
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Start":
+        if (self.file is None) != (self.sha256 is None) or (self.file is None) == (self.torchvision is None):
+            raise ValueError("start needs either file and sha256, or torchvision")
+        return self
+
+
+class Pretrain(Schedule):
+    """Training of the dense network, from random weights or from published ones."""
+
+    epochs: Count
+    start: Start | None = None
+
+
+class Reference(Schedule):
+    """The dense network trained on for `extra_epochs`: what a pruned network is compared with."""
+
+    distillation: Distillation
+
+
+class ReweightedAdmm(Optimiser):
+    """Reweighted ADMM (docs: the README's section on the method).
+
+    `eps` is in units of each layer's RMS with `relative`, else in units of the weights.
+
+    `ramp`: part of the phase over which the asked number of nonzeros falls from all to k;
+    `lambda_rate`: largest relative change of lambda between two updates.
+    """
+
+    epochs: Count
+    learning_rate: Positive
+    final: Annotated[float, Field(gt=0, le=1)]
+    rho: Positive
+    eps: Positive
+    relative: bool = False
+    update_every: Count
+    ramp: Annotated[float, Field(gt=0, lt=1)]
+    lambda_rate: Positive
+    distillation: Distillation
+
+
+class Prune(Block):
+    """One block per pruning method, under the method's name."""
+
+    reweighted_admm: ReweightedAdmm | None = Field(default=None, alias="reweighted-admm")
+
+    def method(self, name: str) -> ReweightedAdmm | None:
+        """The block of a method, by its name in `params.yaml`."""
+        return {"reweighted-admm": self.reweighted_admm}.get(name)
+
+
+class Retrain(Schedule):
+    """Masked retraining, for what the pruning phase left of `extra_epochs`."""
+
+    distillation: Distillation
+
+
+class Evaluate(Block):
+    """The one reading of the test set."""
+
+    batch_size: Count
+
+
+class Benchmark(Block):
+    """Latency: rounds that time each network once, after warm-up rounds."""
+
+    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    threads: Count
+    warmup: Count
+    rounds: Annotated[int, Field(ge=4)]
+
+
+class Experiment(Block):
+    """All parameters of an experiment, a block per stage."""
+
+    prepare: Prepare
+    model: Model
+    training: Training
+    extra_epochs: Count
+    pretrain: Pretrain
+    reference: Reference
+    prune: Prune
+    retrain: Retrain
+    evaluate: Evaluate
+    benchmark: Benchmark
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "Experiment":
+        if self.prepare.dataset.startswith("mnist") and self.training.flip:
+            raise ValueError("training.flip must be false for digits: mirrored, many are no digits")
+        for name in self.prune.model_fields_set:
+            block = getattr(self.prune, name)
+            if block is not None and block.epochs >= self.extra_epochs:
+                raise ValueError(
+                    f"prune.{name.replace('_', '-')}.epochs must be < extra_epochs ({self.extra_epochs}) "
+                    f"to leave epochs for retraining, got {block.epochs}"
+                )
+        return self
+
+
+class Params(Block):
+    """The whole of `params.yaml`."""
+
+    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Experiment]

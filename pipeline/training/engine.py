@@ -1,0 +1,100 @@
+"""Where a training runs: in this process, or in many that share each batch (Lightning Fabric)."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+
+# What torchrun, SLURM and Fabric tell each process; the first one has a zero everywhere.
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+
+
+class Settings(Protocol):
+    """`accelerator` is cpu or cuda, `devices` are those of one of the `nodes`."""
+
+    accelerator: str
+    devices: int
+    nodes: int
+
+
+class Engine:
+    """This process alone, on the CPU."""
+
+    rank, ranks = 0, 1
+    device = torch.device("cpu")
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network to call in training; it shares its parameters with the one given."""
+        return network
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def waiting(self, network: nn.Module, more: bool) -> AbstractContextManager[None]:
+        """A context in which gradients stay in their process as long as more parts of the batch follow."""
+        return nullcontext()
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all processes."""
+        return list(values)
+
+    def align(self, network: nn.Module) -> None:
+        """Give all processes the first one's running statistics."""
+
+
+class FabricEngine(Engine):
+    """One of many processes; the first one starts the others, if torchrun or SLURM has not."""
+
+    def __init__(self, settings: Settings) -> None:
+        from lightning_fabric import Fabric  # late: it takes a second, and most trainings run in one process
+
+        self.fabric = Fabric(
+            accelerator=settings.accelerator, devices=settings.devices, num_nodes=settings.nodes, strategy="ddp"
+        )
+        self.fabric.launch()
+        self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
+        self.device = self.fabric.device
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        return self.fabric.setup_module(network)
+
+    def backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+
+    def waiting(self, network: nn.Module, more: bool) -> AbstractContextManager[None]:
+        return self.fabric.no_backward_sync(network, enabled=more)
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.tolist()
+
+    def align(self, network: nn.Module) -> None:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def start_engine(settings: Settings) -> Engine:
+    """The engine that the parameters ask for; more processes than one are started here.
+
+    Raises:
+        ConfigError: this machine has fewer devices than asked for.
+    """
+    if settings.accelerator == "cuda" and torch.cuda.device_count() < settings.devices:
+        raise ConfigError(
+            f"training.devices asks for {settings.devices} CUDA devices, this machine has "
+            f"{torch.cuda.device_count()}; lower it, or set training.accelerator to cpu"
+        )
+    if settings.accelerator == "cpu" and settings.devices * settings.nodes == 1:
+        return Engine()
+    return FabricEngine(settings)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, tracks and reports."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in RANKS)

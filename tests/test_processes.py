@@ -1,0 +1,89 @@
+"""Many processes that share a training end where one alone does (Lightning Fabric, on the CPU)."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.training.engine import is_first_process, start_engine
+from tests.project import ROOT, environment
+
+NORMED = "tests.shared_training:normed"
+
+
+def train(
+    folder, devices: int, network: str, *more: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    command = [
+        *(launcher or (sys.executable,)),
+        "-m",
+        "tests.shared_training",
+        str(folder),
+        str(devices),
+        network,
+        *more,
+    ]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+def ends(folder, devices: int) -> list[dict]:
+    return [torch.load(folder / f"{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
+
+
+def furthest(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_two_processes_end_where_one_does(tmp_path):
+    """LeNet-5 in fp64, 18 steps of training and 24 of pruning with the same batches."""
+    for devices in (1, 2):
+        done = train(tmp_path, devices, "lenet5")
+        assert done.returncode == 0, done.stderr
+    (alone,) = ends(tmp_path, 1)
+    for shared in ends(tmp_path, 2):
+        assert furthest(alone["dense"], shared["dense"]) < 1e-9
+        assert furthest(alone["pruned"], shared["pruned"]) < 1e-9
+        assert all(torch.equal(mask, shared["masks"][name]) for name, mask in alone["masks"].items())
+        assert shared["rows"][-1] == pytest.approx(alone["rows"][-1], rel=1e-9)
+
+
+def test_processes_agree_where_batch_norm_sees_different_pictures(tmp_path):
+    """Started by torchrun this time."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = train(tmp_path, 2, NORMED, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    one, other = ends(tmp_path, 2)
+    for part in ("dense", "pruned"):
+        assert any("running_mean" in name for name in one[part])
+        assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
+
+
+def test_a_process_that_dies_ends_the_training_with_a_sentence(tmp_path):
+    done = train(tmp_path, 2, NORMED, "die")
+    assert done.returncode != 0
+    assert "error: pretrain: one of the 2 processes ended, or cannot be reached" in done.stderr
+    assert "run the same command again to go on after the last finished epoch" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    settings = SimpleNamespace(accelerator="cuda", devices=8, nodes=1)
+    with pytest.raises(ConfigError, match="asks for 8 CUDA devices, this machine has 1; lower it"):
+        start_engine(settings)
+
+
+@pytest.mark.parametrize(
+    ("told", "first"),
+    [({}, True), ({"RANK": "0", "LOCAL_RANK": "0"}, True), ({"RANK": "1"}, False), ({"NODE_RANK": "1"}, False)],
+)
+def test_one_process_writes(monkeypatch, told, first):
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is first
