@@ -55,6 +55,11 @@ class Config:
             for name, fields in listing["runs"].items()
         }
 
+    def network_path(self, run: DenseRun | PrunedRun) -> str:
+        """The source file or folder of a run's network, as listed for DVC."""
+        kind = "runs" if isinstance(run, PrunedRun) else "dense"
+        return next(listing[kind][run.name]["network"] for listing in self._lists.values() if run.name in listing[kind])
+
     @cached_property
     def _lists(self) -> dict[str, Any]:
         found = [name for name in RUN_LISTS if (self.root / name).is_file()]
@@ -78,6 +83,8 @@ class Config:
             return
         if run.name != name:
             yield f"{where} must be named {run.name}"
+        if not isinstance(fields.get("network"), str):
+            yield f"{where}.network must name the network's source file or folder, got {fields.get('network')}"
         if run.experiment not in self.experiments:
             yield f"{where}.experiment must be one of {', '.join(self.experiments)}, got {run.experiment}"
         elif isinstance(run, PrunedRun) and self.experiments[run.experiment].prune.method(run.method) is None:

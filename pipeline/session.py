@@ -61,6 +61,7 @@ class Session:
         self.params = config.params_of(run, BLOCKS[stage])
         self.inputs = {path.as_posix(): digest_of_tree(_existing(self.root / path)) for path in inputs}
         code = {name: digest_of_tree(Path(__file__).parent / name) for name in CODE}
+        code["network"] = digest_of_tree(_existing(self.root / config.network_path(run)))
         depends = {"run": run.name, "params": self.params, "inputs": self.inputs, "code": code}
         self.first = is_first_process()
         self.scratch = Scratch(self.root, f"{stage}-{run.name}", depends)
