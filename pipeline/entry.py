@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ def root() -> Path:
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a stage's `main` with the command's arguments; exit 1 with one sentence on a known error."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic only with this, set early
     _die_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     try:
