@@ -1,5 +1,7 @@
 """Many processes that share a training end where one alone does (Lightning Fabric, on the CPU)."""
 
+import json
+import sqlite3
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +11,8 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.training.engine import is_first_process, start_engine
-from tests.project import ROOT, environment
+from pipeline.yaml_files import read_yaml
+from tests.project import DENSE, ROOT, RUN, copy_project, environment, run, write_params
 
 NORMED = "tests.shared_training:normed"
 
@@ -68,6 +71,20 @@ def test_a_process_that_dies_ends_the_training_with_a_sentence(tmp_path):
     assert "error: pretrain: one of the 2 processes ended, or cannot be reached" in done.stderr
     assert "run the same command again to go on after the last finished epoch" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_stage_on_two_devices_starts_them_and_writes_once(tmp_path):
+    project = copy_project(tmp_path)
+    block = read_yaml(project / "params.yaml")["experiments"]["quickstart"]
+    block["training"] |= {"devices": 2}
+    write_params(project, {"quickstart": block})
+    run(project, "dvc", "repro", f"retrain@{RUN}")
+    figures = json.loads((project / "metrics/quickstart/reweighted-admm-50x-s0/retrain.json").read_text())
+    assert figures["compression_ratio"] == 50
+    with sqlite3.connect(project / "mlflow.db") as database:
+        names = [name for (name,) in database.execute("select name from runs")]
+    assert sorted(names) == sorted([DENSE, RUN, "pretrain", "prune", "retrain"])
 
 
 def test_more_devices_than_there_are(monkeypatch):
