@@ -206,3 +206,11 @@ def test_lenet5_has_the_published_size():
 def test_no_distillation_is_plain_cross_entropy():
     work = job("retrain")
     assert isinstance(work.objective(Distillation(weight=0.0, temperature=2.0), work.network()), CrossEntropy)
+
+
+def test_a_batch_in_parts_is_the_whole_batch():
+    whole, parts = (
+        assembly.pretrain(job("pretrain", precision="fp64", accumulate=number))[0].state_dict() for number in (1, 4)
+    )
+    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-9
+    assert any(not torch.equal(whole[name], parts[name]) for name in whole)

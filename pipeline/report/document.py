@@ -57,7 +57,7 @@ def readme_tables(root: Path) -> dict[str, str]:
     records = read_ledger(root)
     return {
         "results": results_section(records),
-        "published": markdown(published_table(read_published(root), group(records), "LeNet-5")),
+        "published": markdown(published_table(read_published(root), group(records))),
     }
 
 

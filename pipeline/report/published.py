@@ -44,16 +44,23 @@ def read_published(root: Path) -> list[Published]:
         raise ConfigError(f"{PUBLISHED_FILE} has an entry to correct: {problem}") from error
 
 
-def published_table(published: Sequence[Published], groups: Sequence[Group], network: str) -> Table:
-    """Published compressions of a network, each beside our nearest one that converged on the same data."""
+def published_table(published: Sequence[Published], groups: Sequence[Group]) -> Table:
+    """Published compressions of the networks that we pruned, each beside our nearest one that converged.
+
+    Ours is on the data set that the works name for the network, or, where none names one, on the one shown.
+    """
     headers = (
-        "work (published)", "compression (published)", "accuracy (published)", "source", "compression (ours)",
-        "seeds (ours)", "pruned (%, ours)", "paired difference (pp, ours)",
+        "network", "work (published)", "compression (published)", "accuracy (published)", "source",
+        "compression (ours)", "data set (ours)", "seeds (ours)", "pruned (%, ours)", "paired difference (pp, ours)",
     )  # fmt: skip
-    entries = [entry for entry in published if entry.network == network]
-    dataset = next((entry.dataset for entry in entries if entry.dataset), None)
-    ours = [item for item in groups if _comparable(item, network, dataset)]
-    return Table(headers, [_published_row(entry, ours) for entry in entries])
+    pruned = {_plain(item.first.params["model"]["name"]) for item in groups}
+    rows = []
+    for network in dict.fromkeys(entry.network for entry in published if _plain(entry.network) in pruned):
+        entries = [entry for entry in published if entry.network == network]
+        dataset = next((entry.dataset for entry in entries if entry.dataset), None)
+        ours = [item for item in groups if _comparable(item, network, dataset)]
+        rows += [(network, *_published_row(entry, ours)) for entry in entries]
+    return Table(headers, rows)
 
 
 def _comparable(item: Group, network: str, dataset: str | None) -> bool:
@@ -74,11 +81,12 @@ def _published_row(entry: Published, ours: Sequence[Group]) -> tuple[str, ...]:
     name = entry.work + (f" ({entry.claim})" if entry.claim else "")
     theirs = (f"{name}, {entry.year}", f"{entry.compression}x", entry.accuracy or NOTHING, entry.source)
     if not ours:
-        return *theirs, "no converged run", *[NOTHING] * 3
+        return *theirs, "no converged run", *[NOTHING] * 4
     nearest = min(ours, key=lambda item: _distance(item, entry))
     return (
         *theirs,
         span(nearest.counts("compression_ratio"), times),
+        nearest.first.dataset["name"],
         str(len(nearest.results)),
         mean_std(nearest.pruned),
         difference(nearest.difference),
