@@ -58,6 +58,19 @@ def test_seeds_are_paired_and_put_together(results):
     assert cell(table, 0, "converged") == "3 of 3"
 
 
+def test_seconds_of_training_are_those_of_the_records(tmp_path):
+    """fabricated.vouch: 1.5 s a stage, and three stages of training."""
+    runs = [make_run(0), make_run(1)]
+    write_project(tmp_path, runs)
+    for run in runs:
+        finish(tmp_path, run)
+        ledger.write_record(tmp_path, ledger.gather(tmp_path, StubConfig(), run))
+    groups = statistics.group(ledger.read_ledger(tmp_path))
+    table = tables.with_seconds(tables.seeds_table(groups), groups)
+    assert cell(table, 0, "training (s)") == "4"  # 4.5, to the even number
+    assert len(table.rows[0]) == len(table.headers)
+
+
 def test_pairing_uses_each_seeds_own_dense_network(tmp_path):
     pair = [result(tmp_path, 0, 0.97), result(tmp_path, 1, 0.99)]
     easier = {**pair[1].metrics["evaluate"], "dense_best_accuracy": 1.0}

@@ -8,13 +8,17 @@ from pipeline.report.ledger import Record, Result, read_ledger
 from pipeline.report.published import published_table, read_published
 from pipeline.report.render import Table, markdown, whole
 from pipeline.report.statistics import FEWEST_FOR_INTERVAL, group
-from pipeline.report.tables import handover_table, layer_table, result_table, seeds_table
+from pipeline.report.tables import handover_table, layer_table, result_table, seeds_table, with_seconds
 
 NO_RECORD = "No run is recorded yet.\n"
 SEEDS_NOTE = (
     "Mean ± sample standard deviation over all seeds, accuracy on the test set. *Dense best*: the better "
     "of the dense network and the dense network trained on for the same extra epochs. *Paired "
     f"difference*: pruned minus dense best, with its 95 % t-interval from {FEWEST_FOR_INTERVAL} seeds on."
+)
+SECONDS_NOTE = (
+    "*Training*: wall time of pretraining, pruning and retraining together, least to most; on a shared "
+    "machine it depends on what else ran."
 )
 HOW_TO_READ = (
     "*Dense* is the network before pruning; *reference* is the same network trained on, without pruning, "
@@ -64,7 +68,8 @@ def results_section(records: Sequence[Record]) -> str:
     notes = "".join(
         f"- {note}\n" for note in [*_dataset_notes(records), *_start_notes(records), *_machine_notes(records)]
     )
-    return f"{markdown(seeds_table(group(records)))}\n{SEEDS_NOTE}\n\n{notes}"
+    groups = group(records)
+    return f"{markdown(with_seconds(seeds_table(groups), groups))}\n{SEEDS_NOTE} {SECONDS_NOTE}\n\n{notes}"
 
 
 def _params_table(results: Sequence[Result]) -> Table:

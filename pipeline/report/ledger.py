@@ -81,6 +81,11 @@ class Record(Result):
     provenance: Mapping[str, Mapping[str, Any]]
     sparse_network: Mapping[str, Any] | None
 
+    @property
+    def training_seconds(self) -> float:
+        """Wall time of pretraining, pruning and retraining together."""
+        return sum(self.provenance[stage]["seconds"] for stage in ("pretrain", "prune", "retrain"))
+
 
 def missing_metrics(root: Path, run: PrunedRun) -> list[Path]:
     """The metrics files that a run does not have yet, in the order of the stages."""

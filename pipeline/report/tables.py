@@ -90,6 +90,15 @@ def seeds_table(groups: Sequence[Group]) -> Table:
     return Table(headers, [_seeds_row(item, groups) for item in groups])
 
 
+def with_seconds(table: Table, groups: Sequence[Group]) -> Table:
+    """The seeds' table with the wall time of training, which only records have."""
+    seconds = [
+        span([record.training_seconds for record in item.results], lambda value: f"{value:,.0f}") for item in groups
+    ]
+    rows = [(*row, shown) for row, shown in zip(table.rows, seconds, strict=True)]
+    return Table((*table.headers, "training (s)"), rows)
+
+
 def _seeds_row(item: Group, groups: Sequence[Group]) -> tuple[str, ...]:
     run = item.first.run
     sizes = [result.metrics["benchmark"]["bytes"]["sparse"] for result in item.results]
