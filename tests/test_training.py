@@ -45,6 +45,17 @@ def test_distillation_by_hand():
     assert found.item() == pytest.approx(0.5 * math.log(2) + 0.5 * divergence)
 
 
+def test_distillation_is_exact_in_autocast():
+    """A student as sure as its teacher: the divergence is zero, not what rounding to bf16 leaves."""
+    answers = torch.zeros(4, 10)
+    answers[:, 3] = 17.3
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Distilled(nn.Identity(), 1.0, 2.0, answers.bfloat16().float())(
+            answers.bfloat16(), torch.full((4,), 3), torch.zeros(4), torch.arange(4)
+        )
+    assert found.item() == pytest.approx(0.0, abs=1e-7)
+
+
 def test_distillation_asks_the_teacher_where_pictures_change():
     teacher = nn.Linear(2, 2)
     images, labels = torch.randn(3, 2), torch.tensor([0, 1, 1])

@@ -28,6 +28,7 @@ class Distillation:
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         with torch.no_grad():
             answers = self.teacher(images) if self.answers is None else self.answers[indices].to(logits.device)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # in bf16 the divergence can be negative
         divergence = functional.kl_div(
             functional.log_softmax(logits / self.temperature, 1),
             functional.log_softmax(answers.float() / self.temperature, 1),
