@@ -14,6 +14,7 @@ from pipeline.models import build
 from pipeline.params import Distillation as DistillationBlock
 from pipeline.params import Experiment
 from pipeline.params import Optimiser as OptimiserBlock
+from pipeline.params import Pruning as PruningBlock
 from pipeline.params import Schedule as ScheduleBlock
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import apply_, check_masks, count_nonzeros, prunable_weights, survivors_asked
@@ -138,27 +139,41 @@ class Pruned:
     iterations: list[Row]
 
 
-def prune(job: Job, method: str, ratio: float, dense: Mapping[str, Tensor]) -> Pruned:
-    """Run a method's pruning phase on the dense network and hand over its sparse copy Z."""
+def prune(
+    job: Job, method: str, ratio: float, dense: Mapping[str, Tensor], layers: Mapping[str, int] | None = None
+) -> Pruned:
+    """Run a method's pruning phase on the dense network and hand over its sparse copy.
+
+    `layers`: survivors of each layer in another run, for a method that copies them.
+    """
     block, network = job.experiment.prune.method(method), job.network(dense)
     weights = prunable_weights(network)
     k = survivors_asked(sum(weight.numel() for weight in weights.values()), ratio)
-    phase = METHODS[method](weights, k, block.epochs * len(job.batches), block)
-    schedule = Schedule(block.learning_rate, warmup=0, hold=block.ramp, final=block.final)
-    objective = job.objective(block.distillation, job.network(dense))
-    rows = job.phase(network, block, schedule, block.epochs, objective, [phase])
+    phase = METHODS[method](weights, k, block.epochs * len(job.batches), block, layers)
+    rows = pruning_epochs(job, network, block, phase, dense) if block.epochs else []
     accuracy_w = job.validation_figures(network)["validation_accuracy"]
     handover = phase.hand_over()
     network.load_state_dict({**network.state_dict(), **handover.Z})
     figures = {
         **handover.figures,
         **survivors(weights),
+        "layers": {name: count_nonzeros({name: weight}) for name, weight in weights.items()},
         "validation_accuracy_w": accuracy_w,
         "validation_accuracy_z": job.validation_figures(network)["validation_accuracy"],
         "epochs": block.epochs,
-        "train_loss": rows[-1]["train_loss"],
     }
-    return Pruned(network, figures, rows, phase.iterations)
+    cut = {"epoch": 0, "learning_rate": 0.0, **job.validation_figures(network)}  # what an abrupt method has to show
+    iterations = phase.iterations or [{"iteration": 0, "nonzeros": figures["survivors"]}]
+    return Pruned(network, figures, rows or [cut], iterations)
+
+
+def pruning_epochs(
+    job: Job, network: nn.Module, block: PruningBlock, phase: Hook, dense: Mapping[str, Tensor]
+) -> list[Row]:
+    """Train the network while a method prunes it."""
+    schedule = Schedule(block.learning_rate, warmup=0, hold=block.ramp, final=block.final)
+    objective = job.objective(block.distillation, job.network(dense))
+    return job.phase(network, block, schedule, block.epochs, objective, [phase])
 
 
 def survivors(weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -183,14 +198,16 @@ def retrain(
 ) -> tuple[nn.Module, list[Row], dict[str, float]]:
     """Train the survivors, for the epochs that pruning left; gives network, rows and survivors."""
     block, network = job.experiment.retrain, job.network(sparse)
+    pruning = job.experiment.prune.method(method)
     weights = prunable_weights(network)
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}
     objective = job.objective(block.distillation, job.network(dense))
-    epochs = job.experiment.extra_epochs - job.experiment.prune.method(method).epochs
-    rows = job.phase(network, block, one_cycle(block), epochs, objective, [FixedMask(weights, masks)])
+    epochs = job.experiment.extra_epochs - pruning.epochs
+    schedule = one_cycle(block, pruning.retrain_learning_rate)
+    rows = job.phase(network, block, schedule, epochs, objective, [FixedMask(weights, masks)])
     return network, rows, survivors(weights)
 
 
-def one_cycle(block: ScheduleBlock) -> Schedule:
-    """Up over the warm-up, and down again from its end."""
-    return Schedule(block.learning_rate, warmup=block.warmup, hold=block.warmup, final=block.final)
+def one_cycle(block: ScheduleBlock, peak: float | None = None) -> Schedule:
+    """Up over the warm-up, and down again from its end; `peak` in place of the block's learning rate."""
+    return Schedule(peak or block.learning_rate, warmup=block.warmup, hold=block.warmup, final=block.final)

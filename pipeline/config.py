@@ -57,8 +57,15 @@ class Config:
 
     def network_path(self, run: DenseRun | PrunedRun) -> str:
         """The source file or folder of a run's network, as listed for DVC."""
+        return self._listed(run)["network"]
+
+    def after(self, run: PrunedRun) -> Path:
+        """The metrics file of the run that a run's pruning waits for: its dense network, or a run it copies."""
+        return Path(self._listed(run)["after"])
+
+    def _listed(self, run: DenseRun | PrunedRun) -> dict[str, Any]:
         kind = "runs" if isinstance(run, PrunedRun) else "dense"
-        return next(listing[kind][run.name]["network"] for listing in self._lists.values() if run.name in listing[kind])
+        return next(listing[kind][run.name] for listing in self._lists.values() if run.name in listing[kind])
 
     @cached_property
     def _lists(self) -> dict[str, Any]:
@@ -85,6 +92,9 @@ class Config:
             yield f"{where} must be named {run.name}"
         if not isinstance(fields.get("network"), str):
             yield f"{where}.network must name the network's source file or folder, got {fields.get('network')}"
+        if isinstance(run, PrunedRun) and not isinstance(fields.get("after"), str):
+            usual = f"metrics/{run.dense.folder}/pretrain.json"
+            yield f"{where}.after must name the metrics file pruning waits for ({usual}), got {fields.get('after')}"
         if run.experiment not in self.experiments:
             yield f"{where}.experiment must be one of {', '.join(self.experiments)}, got {run.experiment}"
         elif isinstance(run, PrunedRun) and self.experiments[run.experiment].prune.method(run.method) is None:
@@ -120,7 +130,7 @@ class Config:
 
 def _identity(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A listed run's fields without those that only tell DVC which source files it depends on."""
-    return {key: value for key, value in fields.items() if key not in ("network", "code")}
+    return {key: value for key, value in fields.items() if key not in ("network", "code", "after")}
 
 
 def _pick(kind: str, name: str, known: Mapping[str, Any]) -> Any:

@@ -73,6 +73,11 @@ def report_file(experiment: str) -> Path:
     return Path("reports", f"{experiment}.md")
 
 
+def study_file(experiment: str, study: str) -> Path:
+    """The trials of a study."""
+    return Path("results", f"{experiment}-{study}.json")
+
+
 def record_file(run: Run) -> Path:
     """The ledger's record of a run."""
     return Path("results", f"{run.folder}.json")

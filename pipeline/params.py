@@ -1,9 +1,9 @@
 """The blocks of `params.yaml`: every parameter with its type and range, and what fits together."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -142,35 +142,76 @@ class Reference(Schedule):
     distillation: Distillation
 
 
-class ReweightedAdmm(Optimiser):
-    """Reweighted ADMM (docs: the README's section on the method).
+class Pruning(Optimiser):
+    """What every method that trains while it prunes has.
 
-    `eps` is in units of each layer's RMS with `relative`, else in units of the weights.
-
-    `ramp`: part of the phase over which the asked number of nonzeros falls from all to k;
-    `lambda_rate`: largest relative change of lambda between two updates.
+    The learning rate stays for the part `ramp` of the phase, then falls to the fraction `final`; methods
+    that ask for ever fewer nonzeros reach k at the end of the same part. `retrain_learning_rate`: the
+    method's own one for masked retraining (None: that of `retrain`).
     """
 
     epochs: Count
     learning_rate: Positive
     final: Annotated[float, Field(gt=0, le=1)]
-    rho: Positive
-    eps: Positive
-    relative: bool = False
     update_every: Count
     ramp: Annotated[float, Field(gt=0, lt=1)]
-    lambda_rate: Positive
     distillation: Distillation
+    retrain_learning_rate: Positive | None = None
+
+
+class Gmp(Pruning):
+    """Gradual magnitude pruning: a cut every `update_every` steps."""
+
+
+class AdmmL0(Pruning):
+    """ADMM with a fixed number of survivors in each layer."""
+
+    rho: Positive
+
+
+class AdmmL1(AdmmL0):
+    """ADMM with one threshold for all weights; `lambda_rate`: largest relative change of lambda an update.
+
+    `lambda`: a value to hold in place of the controller's, whatever number of nonzeros it leaves (for studies).
+    """
+
+    lambda_rate: Positive
+    lambda_: Positive | None = Field(default=None, alias="lambda")
+
+
+class ReweightedAdmm(AdmmL1):
+    """Reweighted ADMM; `eps` is in units of each layer's RMS with `relative`, else in units of the weights."""
+
+    eps: Positive
+    relative: bool = False
+
+
+class Magnitude(Block):
+    """One abrupt cut: no epoch of pruning, all of them for retraining."""
+
+    epochs: Literal[0]
+    retrain_learning_rate: Positive | None = None
+
+
+Method = Pruning | Magnitude
 
 
 class Prune(Block):
     """One block per pruning method, under the method's name."""
 
     reweighted_admm: ReweightedAdmm | None = Field(default=None, alias="reweighted-admm")
+    admm_l1: AdmmL1 | None = Field(default=None, alias="admm-l1")
+    admm_l0: AdmmL0 | None = Field(default=None, alias="admm-l0")
+    admm_l0_copied: AdmmL0 | None = Field(default=None, alias="admm-l0-copied")
+    gmp: Gmp | None = None
+    magnitude: Magnitude | None = None
 
-    def method(self, name: str) -> ReweightedAdmm | None:
+    def method(self, name: str) -> Method | None:
         """The block of a method, by its name in `params.yaml`."""
-        return {"reweighted-admm": self.reweighted_admm}.get(name)
+        return getattr(self, name.replace("-", "_"), None) if name in METHOD_NAMES else None
+
+
+METHOD_NAMES = tuple(field.alias or name for name, field in Prune.model_fields.items())
 
 
 class Retrain(Schedule):
@@ -194,8 +235,16 @@ class Benchmark(Block):
     rounds: Annotated[int, Field(ge=4)]
 
 
+class Study(Block):
+    """Trials of methods at one ratio, judged on the validation split: values that replace those of `prune`."""
+
+    ratio: Annotated[float | int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    trials: Mapping[str, list[Mapping[str, bool | int | float]]]
+
+
 class Experiment(Block):
-    """All parameters of an experiment, a block per stage."""
+    """All parameters of an experiment, a block per stage, and studies that chose or vary some of them."""
 
     prepare: Prepare
     model: Model
@@ -207,22 +256,55 @@ class Experiment(Block):
     retrain: Retrain
     evaluate: Evaluate
     benchmark: Benchmark
+    studies: Mapping[str, Study] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "Experiment":
         if self.prepare.dataset.startswith("mnist") and self.training.flip:
             raise ValueError("training.flip must be false for digits: mirrored, many are no digits")
-        for name in self.prune.model_fields_set:
-            block = getattr(self.prune, name)
+        for name in METHOD_NAMES:
+            block = self.prune.method(name)
             if block is not None and block.epochs >= self.extra_epochs:
                 raise ValueError(
-                    f"prune.{name.replace('_', '-')}.epochs must be < extra_epochs ({self.extra_epochs}) "
+                    f"prune.{name}.epochs must be < extra_epochs ({self.extra_epochs}) "
                     f"to leave epochs for retraining, got {block.epochs}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _studies_fit(self) -> "Experiment":
+        for name, study in self.studies.items():
+            for method, trials in study.trials.items():
+                for number, values in enumerate(trials):
+                    try:
+                        self.with_values(method, values)
+                    except ValueError as error:
+                        raise ValueError(f"studies.{name}.trials.{method}[{number}]: {_first(error)}") from error
+        return self
+
+    def with_values(self, method: str, values: Mapping[str, Any]) -> "Experiment":
+        """The experiment with other values in a method's block.
+
+        Raises:
+            ValueError: the experiment has no block for the method, or a value does not fit.
+        """
+        block = self.prune.method(method)
+        if block is None:
+            raise ValueError(f"prune has no block {method}")
+        changed = type(block).model_validate({**block.model_dump(by_alias=True), **values})
+        prune = self.prune.model_copy(update={method.replace("-", "_"): changed})
+        return self.model_copy(update={"prune": prune})
 
 
 class Params(Block):
     """The whole of `params.yaml`."""
 
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Experiment]
+
+
+def _first(error: ValueError) -> str:
+    """The first mistake, as `key rule`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))} {found['msg'].removeprefix('Input ')}, got {found['input']!r}"

@@ -17,22 +17,13 @@ from pipeline.data.batches import PictureSet
 from pipeline.params import Experiment
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import prunable_weights, survivors_asked
+from pipeline.resume import NoCheckpoint
 from pipeline.settings import prepare_torch
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.schedule import Schedule
 
 ROUNDS = 9
 RATIO = 50
-
-
-class NoCheckpoint:
-    """A phase that keeps nothing."""
-
-    def load(self) -> None:
-        return None
-
-    def save(self, state: object) -> None:
-        return None
 
 
 def main(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from pipeline import assembly, entry, layout
 from pipeline.config import Config
+from pipeline.files import read_json
 from pipeline.session import Session
 from pipeline.tensors import load_tensors
 
@@ -12,11 +13,12 @@ def main(arguments: list[str]) -> None:
     (name,) = entry.arguments_of(arguments, "RUN")
     config = Config(entry.root())
     run = config.pruned_run(name)
-    dense = layout.weights_file(run.dense, "pretrain")
-    inputs = [*(layout.data_file(run.experiment, part) for part in ("train", "validate")), dense]
+    dense, after = layout.weights_file(run.dense, "pretrain"), config.after(run)
+    inputs = [*(layout.data_file(run.experiment, part) for part in ("train", "validate")), dense, after]
     with Session(STAGE, run, config, inputs) as session:
         start, _ = load_tensors(config.root / dense)
-        pruned = assembly.prune(session.job(), run.method, run.ratio, start)
+        layers = read_json(config.root / after).get("layers")
+        pruned = assembly.prune(session.job(), run.method, run.ratio, start, layers)
         session.write_sparse(pruned.network)
         session.write_rows(layout.curve_file(run, STAGE), pruned.rows)
         session.write_rows(layout.iterations_file(run), pruned.iterations)

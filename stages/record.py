@@ -42,7 +42,7 @@ def record(config: Config, run: PrunedRun) -> str | None:
         made = gather(entry.root(), config, run)
     except ArtifactError as error:
         return str(error)
-    note = "" if made.converged else " (not converged)"
+    note = "" if made.supports_claims else " (not converged)"
     print(f"recorded: {write_record(entry.root(), made)}{note}")
     return None
 

@@ -152,7 +152,7 @@ def test_hand_over_conditions(nonzeros, primal, expected):
 class Blunt:
     """Settings of a phase on a toy problem."""
 
-    relative = False
+    relative, lambda_ = False, None
     rho, eps, update_every, ramp, lambda_rate = 1.0, 0.1, 5, 0.6, 0.5
 
 

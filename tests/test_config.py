@@ -99,6 +99,11 @@ def test_other_scalars_stay_what_they_are(tmp_path, text, value):
         ("experiment", "nowhere", "experiment must be one of"),
         ("ratio", 1, "ratio must be > 1, got 1"),
         ("network", None, "network must name the network's source file or folder, got None"),
+        (
+            "after",
+            None,
+            "after must name the metrics file pruning waits for (metrics/quickstart/dense-s0/pre",
+        ),
         ("seed", 7, "needs the dense network quickstart-dense-s7, which is not listed"),
     ],
 )
@@ -107,7 +112,7 @@ def test_a_listed_run_that_cannot_be_is_named(project, field, value, said):
     with pytest.raises(ConfigError) as caught:
         project("runs.yaml", **{f"runs/{name}/{field}": value})
     assert said in str(caught.value)
-    assert field == "network" or f"runs.{name} must be named" in str(caught.value)
+    assert field in ("network", "after") or f"runs.{name} must be named" in str(caught.value)
 
 
 @pytest.mark.parametrize(

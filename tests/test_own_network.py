@@ -27,7 +27,7 @@ dense:
   strokes-dense-s0: {experiment: strokes, network: ../elsewhere/strokes, seed: 0}
 runs:
   strokes-reweighted-admm-4x-s0: {experiment: strokes, network: ../elsewhere/strokes, method: reweighted-admm, \
-code: reweighted_admm, ratio: 4, seed: 0}
+code: reweighted_admm, ratio: 4, seed: 0, after: metrics/strokes/dense-s0/pretrain.json}
 """
 
 

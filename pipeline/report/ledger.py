@@ -30,8 +30,8 @@ NEEDED = {
     "pretrain": ("epochs", "validation_accuracy"),
     "reference": ("epochs", "validation_accuracy"),
     "prune": (
-        "converged", "survivors_asked", "nonzeros_at_handover", "survivors", "primal_residual", "lambda",
-        "updates", "validation_accuracy_w", "validation_accuracy_z",
+        "converged", "survivors_asked", "nonzeros_at_handover", "survivors", "updates", "validation_accuracy_w",
+        "validation_accuracy_z",
     ),
     "retrain": ("epochs", "validation_accuracy", "survivors"),
     "evaluate": (
@@ -63,9 +63,13 @@ class Result:
         }
 
     @property
-    def converged(self) -> bool:
-        """False: the hand-over was a hard cut, and the run supports no claim."""
+    def converged(self) -> bool | None:
+        """None: the method cuts by its nature; False: it should not have had to, and the run supports no claim."""
         return self.metrics["prune"]["converged"]
+
+    @property
+    def supports_claims(self) -> bool:
+        return self.converged is not False
 
     @property
     def difference(self) -> float:
@@ -195,7 +199,7 @@ def _checked_metrics(root: Path, run: Run, stage: str) -> dict[str, Any]:
 
 def _has(value: Any, keys: Iterable[str]) -> bool:
     for key in keys:
-        if not isinstance(value, dict) or value.get(key) is None:
+        if not isinstance(value, dict) or key not in value:
             return False
         value = value[key]
     return True

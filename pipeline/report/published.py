@@ -67,7 +67,7 @@ def _comparable(item: Group, network: str, dataset: str | None) -> bool:
     first = item.first
     return (
         first.run.method == OUR_METHOD
-        and item.converged == len(item.results)
+        and item.supports_claims
         and _plain(first.params["model"]["name"]) == _plain(network)
         and (dataset is None or _plain(first.dataset["name"]) == _plain(dataset))
     )

@@ -39,8 +39,13 @@ class Group:
 
     @property
     def converged(self) -> int:
-        """How many seeds converged; the group supports a claim only if all did."""
-        return sum(result.converged for result in self.results)
+        """How many seeds converged, of a method that can."""
+        return sum(result.converged is True for result in self.results)
+
+    @property
+    def supports_claims(self) -> bool:
+        """Whether every seed does."""
+        return all(result.supports_claims for result in self.results)
 
     @property
     def dense_best(self) -> Spread:

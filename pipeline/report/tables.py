@@ -35,8 +35,12 @@ def _result_row(result: Result) -> tuple[str, ...]:
         whole(benchmark["bytes"]["dense"]),
         whole(benchmark["bytes"]["sparse"]),
         *(f"{latency[network]['median_ms']:.3f}" if latency else NOTHING for network in ("dense", "pruned")),
-        "yes" if result.converged else NO_CLAIM,
+        _converged(result),
     )
+
+
+def _converged(result: Result) -> str:
+    return NOTHING if result.converged is None else "yes" if result.converged else NO_CLAIM
 
 
 def layer_table(results: Sequence[Result]) -> Table:
@@ -69,13 +73,13 @@ def handover_table(results: Sequence[Result]) -> Table:
             result.run.name,
             whole(prune["nonzeros_at_handover"]),
             whole(prune["survivors_asked"]),
-            f"{prune['primal_residual']:.4f}",
+            f"{prune['primal_residual']:.4f}" if "primal_residual" in prune else NOTHING,
             percent(prune["validation_accuracy_w"]),
             percent(prune["validation_accuracy_z"]),
             percent(result.metrics["retrain"]["validation_accuracy"]),
-            f"{prune['lambda']:.3g}",
+            f"{prune['lambda']:.3g}" if "lambda" in prune else NOTHING,
             whole(prune["updates"]),
-            "yes" if result.converged else NO_CLAIM,
+            _converged(result),
         ))  # fmt: skip
     return Table(headers, rows)
 
@@ -142,6 +146,8 @@ def difference(values: Spread) -> str:
 
 
 def converged(item: Group) -> str:
-    """`2 of 2`, or what a reader must not overlook."""
+    """`2 of 2`, or what a reader must not overlook; nothing for a method that cuts by its nature."""
+    if all(result.converged is None for result in item.results):
+        return NOTHING
     count = f"{item.converged} of {len(item.results)}"
-    return count if item.converged == len(item.results) else f"{count}: {NO_CLAIM}"
+    return count if item.supports_claims else f"{count}: {NO_CLAIM}"
