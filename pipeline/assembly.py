@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from pipeline.data.batches import Augmentation, PictureSet, TrainingBatches, in_order
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.files import sha256
+from pipeline.method_params import Distillation as DistillationBlock
+from pipeline.method_params import Optimiser as OptimiserBlock
+from pipeline.method_params import Pruning as PruningBlock
 from pipeline.models import build
-from pipeline.params import Distillation as DistillationBlock
 from pipeline.params import Experiment
-from pipeline.params import Optimiser as OptimiserBlock
-from pipeline.params import Pruning as PruningBlock
 from pipeline.params import Schedule as ScheduleBlock
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import apply_, check_masks, count_nonzeros, prunable_weights, survivors_asked

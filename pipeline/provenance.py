@@ -64,6 +64,13 @@ def git_state(root: Path) -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(changed) or commit == "unknown"}
 
 
+def changed_since(root: Path, commit: str, path: str) -> str:
+    """Whether a folder's files differ from those of a commit: changed, unchanged or unknown (no such commit here)."""
+    if not _git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+        return "unknown"
+    return "changed" if _git(root, "diff", "--name-only", commit, "--", path) else "unchanged"
+
+
 def _git(root: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20)

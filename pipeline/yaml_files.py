@@ -1,6 +1,7 @@
 """The only reader of YAML."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,17 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist; run the command from the project's top folder") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def line_of(path: Path, place: Sequence[str | int]) -> int:
+    """The line, from 1, of a key or list entry; of what is nearest to it where it does not exist."""
+    node = yaml.compose(path.read_text(), _Loader)
+    for key in place:
+        if isinstance(node, yaml.MappingNode):
+            inner = [value for name, value in node.value if name.value == str(key)]
+        else:
+            inner = node.value[key : key + 1] if isinstance(node, yaml.SequenceNode) and isinstance(key, int) else []
+        if not inner:
+            break
+        node = inner[0]
+    return node.start_mark.line + 1

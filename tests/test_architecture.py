@@ -25,9 +25,9 @@ MODULES = {
 CARRIERS = {
     "pipeline", "pipeline.benchmark", "pipeline.bits", "pipeline.config", "pipeline.data",
     "pipeline.entry", "pipeline.errors", "pipeline.evaluation", "pipeline.files", "pipeline.journal",
-    "pipeline.layout", "pipeline.models", "pipeline.params", "pipeline.provenance", "pipeline.pruning",
-    "pipeline.resume", "pipeline.session", "pipeline.sparse", "pipeline.tensors", "pipeline.tracking",
-    "pipeline.tracking_store", "pipeline.training", "pipeline.yaml_files", "stages",
+    "pipeline.layout", "pipeline.method_params", "pipeline.models", "pipeline.params", "pipeline.provenance",
+    "pipeline.pruning", "pipeline.resume", "pipeline.session", "pipeline.sparse", "pipeline.tensors",
+    "pipeline.tracking", "pipeline.tracking_store", "pipeline.training", "pipeline.yaml_files", "stages",
 }  # fmt: skip
 APART = ("pipeline.data", "pipeline.models", "pipeline.pruning", "pipeline.training")
 

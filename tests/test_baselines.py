@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline import assembly
 from pipeline.config import Config
-from pipeline.params import METHOD_NAMES
+from pipeline.method_params import METHOD_NAMES
 from pipeline.pruning import METHODS
 from pipeline.pruning.admm import L0Admm, L1Admm, project
 from pipeline.pruning.gmp import GmpPhase, survivors_after

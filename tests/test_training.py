@@ -12,8 +12,8 @@ from pipeline import assembly
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet
 from pipeline.errors import ArtifactError, TrainingError
+from pipeline.method_params import Distillation
 from pipeline.models import build
-from pipeline.params import Distillation
 from pipeline.pruning.masks import prunable_weights
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.objective import Distillation as Distilled

@@ -24,6 +24,8 @@ from pipeline.params import Experiment
 SCHEMA = 1
 LARGEST_NETWORK_BYTES = 1_000_000
 DENSE_STAGES = ("pretrain", "reference")
+# The blocks that make a run; studies only tell how values were chosen.
+BLOCKS = tuple(name for name in Experiment.model_fields if name != "studies")
 STAGES = (*DENSE_STAGES, "prune", "retrain", "evaluate", "benchmark")
 # What tables read from each stage's metrics; a dot goes one level down.
 NEEDED = {
@@ -108,7 +110,7 @@ def read_result(root: Path, config: Config, run: PrunedRun) -> Result:
         names = ", ".join(str(file) for file in missing)
         raise ArtifactError(f"{run.name} is not finished, its metrics are missing ({names}); run its stages")
     metrics = {stage: _checked_metrics(root, _owner(run, stage), stage) for stage in STAGES}
-    return Result(run, config.params_of(run, Experiment.model_fields), metrics)
+    return Result(run, config.params_of(run, BLOCKS), metrics)
 
 
 def gather(root: Path, config: Config, run: PrunedRun) -> Record:

@@ -4,14 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from pipeline.errors import ConfigError
-from pipeline.params import Block
+from pipeline.method_params import Block
+from pipeline.report.paper_files import read_checked
 from pipeline.report.render import NOTHING, Table, span, times
 from pipeline.report.statistics import Group
 from pipeline.report.tables import difference, mean_std
-from pipeline.yaml_files import read_yaml
 
 PUBLISHED_FILE = Path("paper", "published.yaml")
 OUR_METHOD = "reweighted-admm"
@@ -30,18 +27,19 @@ class Published(Block):
     claim: str | None = None
 
 
+class PublishedNumbers(Block):
+    """The whole file."""
+
+    published: list[Published]
+
+
 def read_published(root: Path) -> list[Published]:
     """Read others' numbers.
 
     Raises:
-        ConfigError: the file is missing, or an entry has a wrong field.
+        ConfigError: the file is missing, or has mistakes; each with its line.
     """
-    entries = read_yaml(root / PUBLISHED_FILE)
-    try:
-        return [Published.model_validate(entry) for entry in entries["published"]]
-    except (ValidationError, KeyError, TypeError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{PUBLISHED_FILE} has an entry to correct: {problem}") from error
+    return read_checked(root, PUBLISHED_FILE, PublishedNumbers).published
 
 
 def published_table(published: Sequence[Published], groups: Sequence[Group]) -> Table:

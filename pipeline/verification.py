@@ -1,0 +1,136 @@
+"""A record checked against itself: the network beside it is counted, and evaluated on the test set again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.data import sources
+from pipeline.data.batches import PictureSet, in_order, picture_set
+from pipeline.data.dataset import Options
+from pipeline.data.preparation import prepared
+from pipeline.errors import ArtifactError, ConfigError, DataError
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.counts import counts, layer_counts
+from pipeline.models import build
+from pipeline.params import Model, Prepare
+from pipeline.pruning.control import converged
+from pipeline.pruning.masks import prunable_weights, survivors_asked
+from pipeline.report.ledger import Record
+from pipeline.sparse import load_sparse
+
+# Another processor may round another way: so many of 10,000 pictures may be answered differently.
+PICTURES_OFF, OF = 2, 10_000
+BATCH = 500
+COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compression_ratio_all_parameters")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of checking one record. `not_verified`: why it could not be checked; `problems`: what is wrong."""
+
+    run: str
+    problems: tuple[str, ...] = ()
+    not_verified: str | None = None
+    pictures_off: int | None = None
+
+    @property
+    def verified(self) -> bool:
+        return not self.problems and self.not_verified is None
+
+    @property
+    def sentence(self) -> str:
+        if self.not_verified:
+            return f"NOT VERIFIED  {self.run}: {self.not_verified}"
+        if self.problems:
+            return f"WRONG         {self.run}: {'; '.join(self.problems)}"
+        return f"verified      {self.run}: counts equal, {self.pictures_off} pictures answered differently"
+
+
+class RecordedTests:
+    """The test sets of records, each prepared once from its source and named by its digest."""
+
+    def __init__(self, root: Path) -> None:
+        self._prepared = cache(lambda key: _prepare(root, Prepare.model_validate_json(key)))
+
+    def of(self, record: Record) -> PictureSet:
+        """The record's test pictures.
+
+        Raises:
+            ArtifactError: the data set found has another digest than the record's.
+            DataError, ConfigError: the data set is not there.
+        """
+        found = self.any_of(record)
+        if found.digest != record.dataset["digest"]:
+            raise ArtifactError(
+                f"{record.dataset['name']} found here has the digest {found.digest[:12]}, "
+                f"the record names {record.dataset['digest'][:12]}"
+            )
+        return found
+
+    def any_of(self, record: Record) -> PictureSet:
+        """As `of`, whatever its digest."""
+        return self._prepared(json.dumps(record.params["prepare"], sort_keys=True))
+
+
+def _prepare(root: Path, block: Prepare) -> PictureSet:
+    options = Options(block.folder, block.test, block.skip_broken, block.decoded)
+    dataset = sources.load(block.dataset, root / "data" / "download", options)
+    tensors, about = prepared(dataset, block.validation, block.split_seed)
+    return picture_set(tensors["test"], about)
+
+
+def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
+    """Load the record's sparse network, count its survivors, and evaluate it on the test set."""
+    if record.sparse_network is None:
+        return Checked(record.run.name, not_verified="its network is too large to be recorded")
+    try:
+        test = pictures.of(record)
+    except (DataError, ConfigError, ArtifactError) as error:
+        return Checked(record.run.name, not_verified=str(error))
+    try:
+        state, _ = load_sparse(root / record.sparse_network["file"])
+        network = build(Model.model_validate(record.params["model"]), test.classes, record.run.seed, state)
+    except (ArtifactError, ConfigError) as error:
+        return Checked(record.run.name, (str(error),))
+    crop = record.params["training"].get("crop")
+    problems = list(_count_problems(record, network, next(in_order(test, 1, crop))[0]))
+    accuracy = evaluate(network, in_order(test, BATCH, crop))["accuracy"]
+    off = round(abs(accuracy - record.metrics["evaluate"]["pruned_accuracy"]) * len(test))
+    if off * OF > PICTURES_OFF * len(test):
+        said = record.metrics["evaluate"]["pruned_accuracy"]
+        problems.append(f"its accuracy is {100 * accuracy:.2f} %, the record says {100 * said:.2f} %")
+    problems += _arithmetic_problems(record)
+    return Checked(record.run.name, tuple(problems), pictures_off=off)
+
+
+def _count_problems(record: Record, network: nn.Module, picture: Tensor) -> Sequence[str]:
+    weights = prunable_weights(network)
+    found, said = counts(network, weights, picture), record.metrics["benchmark"]["counts"]
+    problems = [f"{key} is {found[key]}, the record says {said[key]}" for key in COUNTED if found[key] != said[key]]
+    if layer_counts(weights) != record.metrics["benchmark"]["layers"]:
+        problems.append("survivors of its layers are not those of the record")
+    if found["surviving_weights"] > record.metrics["prune"]["survivors_asked"]:
+        problems.append(f"more weights survive than the {record.metrics['prune']['survivors_asked']} asked for")
+    return problems
+
+
+def _arithmetic_problems(record: Record) -> Sequence[str]:
+    """What a record says of itself and cannot be: figures that follow from others, and limits of the method."""
+    evaluate_: Mapping[str, Any] = record.metrics["evaluate"]
+    prune: Mapping[str, Any] = record.metrics["prune"]
+    problems = []
+    if evaluate_["dense_best_accuracy"] != max(evaluate_["dense_accuracy"], evaluate_["reference_accuracy"]):
+        problems.append("dense_best_accuracy is not the better of the two dense ones")
+    asked = survivors_asked(record.metrics["benchmark"]["counts"]["prunable_weights"], record.run.ratio)
+    if prune["survivors_asked"] != asked:
+        problems.append(f"survivors_asked is {prune['survivors_asked']}, {record.run.ratio}x asks for {asked}")
+    if prune["converged"] is not None and prune["converged"] != converged(
+        prune["nonzeros_at_handover"], prune["survivors_asked"], prune["primal_residual"]
+    ):
+        problems.append("converged does not follow from nonzeros and primal residual at the hand-over")
+    return problems

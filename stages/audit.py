@@ -1,0 +1,101 @@
+"""Judge the paper's claims by the ledger, and check every record against the network beside it.
+
+    python -m stages.audit [--no-data]
+
+Writes results/audit.json. Exits with 1 if a record is wrong or could not be verified, or if the
+verdicts differ from those that were there. `--no-data`: verdicts only, no network is evaluated.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from pipeline import entry
+from pipeline.errors import ArtifactError
+from pipeline.files import digest_of_file, read_json, write_json
+from pipeline.provenance import changed_since
+from pipeline.report.claims import CLAIMS_FILE, Claims, read_claims
+from pipeline.report.ledger import Record, read_ledger
+from pipeline.report.published import PUBLISHED_FILE, read_published
+from pipeline.report.verdicts import judge
+from pipeline.settings import prepare_torch
+from pipeline.verification import Checked, RecordedTests, check
+
+AUDIT_FILE = Path("results", "audit.json")
+METHOD_CODE = "pipeline/pruning"
+THREADS = 2
+
+
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m stages.audit")
+    parser.add_argument("--no-data", action="store_true", help="verdicts only: no network is evaluated")
+    options = parser.parse_args(arguments)
+    root = entry.root()
+    claims, records = read_claims(root, read_published(root)), read_ledger(root)
+    audit = audit_of(root, claims, records)
+    problems = differences(root / AUDIT_FILE, audit)
+    write_json(root / AUDIT_FILE, audit)
+    for entry_ in audit["claims"]:
+        print(f"{entry_['id']}  {entry_['verdict']} ({entry_['scale']} scale): {entry_['why']}")
+    if not options.no_data:
+        checked = verify(root, records)
+        problems += [each.sentence for each in checked if not each.verified]
+        print(f"{sum(each.verified for each in checked)} of {len(checked)} records verified")
+    for note in stale(root, records):
+        print(note)
+    if problems:
+        raise ArtifactError("\n  ".join(["the audit found:", *problems]))
+
+
+def audit_of(root: Path, claims: Claims, records: list[Record]) -> dict[str, Any]:
+    """Everything that the verdicts rest on, by digest, and the verdicts."""
+    studies = {file.stem: read_json(file)["trials"] for file in sorted(root.glob("results/*-*.json"))}
+    files = [CLAIMS_FILE, PUBLISHED_FILE]
+    return {
+        "claims": [judge(claim, records, studies) for claim in claims.claims],
+        "choices": claims.choices,
+        "rests_on": {file.as_posix(): digest_of_file(root / file) for file in files},
+    }
+
+
+def differences(file: Path, audit: dict[str, Any]) -> list[str]:
+    """What the committed audit says otherwise."""
+    if not file.is_file():
+        return []
+    before = read_json(file)
+    old = {each["id"]: each for each in before.get("claims", [])}
+    changed = [each["id"] for each in audit["claims"] if old.get(each["id"]) != each]
+    changed += [name for name, digest in audit["rests_on"].items() if before.get("rests_on", {}).get(name) != digest]
+    changed += sorted(set(old) - {each["id"] for each in audit["claims"]})
+    advice = "it was written anew; commit it if records or claims were meant to change"
+    return [f"{AUDIT_FILE} said otherwise of {', '.join(changed)}; {advice}"] if changed else []
+
+
+def verify(root: Path, records: list[Record]) -> list[Checked]:
+    """Check each record, with a line of progress each."""
+    prepare_torch(THREADS)
+    pictures, found = RecordedTests(root), []
+    for number, record in enumerate(records, start=1):
+        found.append(check(root, record, pictures))
+        print(f"[{number}/{len(records)}] {found[-1].sentence}", flush=True)
+    return found
+
+
+def stale(root: Path, records: list[Record]) -> list[str]:
+    """The records whose method's code has changed since, by the commit that pruned them."""
+    commits = {record.provenance["prune"]["commit"] for record in records}
+    changed = {commit: changed_since(root, commit, METHOD_CODE) for commit in commits}
+    marked: dict[str, list[str]] = {}
+    for record in records:
+        state = changed[record.provenance["prune"]["commit"]]
+        if state != "unchanged":
+            marked.setdefault(state, []).append(record.run.name)
+    words = {"changed": "has changed", "unknown": "may have changed (their commit is not in this clone)"}
+    return [
+        f"{METHOD_CODE} {words[state]} since {len(runs)} records were made: {', '.join(runs)}"
+        for state, runs in sorted(marked.items())
+    ]
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,248 @@
+"""The audit, as a stranger runs it: every way to tamper with the evidence is caught."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pipeline.config import Config
+from pipeline.data.batches import in_order
+from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.counts import counts, layer_counts
+from pipeline.layout import PrunedRun, metrics_file, record_file, recorded_network_file, weights_file
+from pipeline.models import build
+from pipeline.pruning.masks import apply_, largest, prunable_weights
+from pipeline.report import ledger
+from pipeline.sparse import load_sparse, save_sparse
+from pipeline.verification import RecordedTests
+from tests.fabricated import DENSE_STAGES, put, vouch
+from tests.fabricated import finish as fabricate
+from tests.project import ROOT, run, stage
+
+RUN = PrunedRun("quickstart", "reweighted-admm", 50, 0)
+RECORD, NETWORK = record_file(RUN), recorded_network_file(RUN)
+CLAIMS = """
+claims:
+  - id: C1
+    claim: as good
+    source: nowhere
+    metric: difference
+    rule: kept
+    target: {ratio: 50, difference: 0.0}
+    seeds: 1
+    answers: [{experiment: quickstart, ratio: 50, dataset: mnist-5k, scale: reduced}]
+choices: []
+"""
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A project with one record of a real sparse network, its figures measured on real digits, and an audit."""
+    root = tmp_path_factory.mktemp("audit")
+    for name in ("params.yaml", "runs.yaml"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "pipeline", root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "paper").mkdir()
+    (root / "paper/claims.yaml").write_text(CLAIMS)
+    put(root / "paper/published.yaml", {"published": []})
+    measure(root)
+    audit(root)
+    return root
+
+
+@pytest.fixture
+def project(original, tmp_path):
+    """A copy to tamper with."""
+    return shutil.copytree(original, tmp_path / "project")
+
+
+def measure(root) -> None:
+    """Record a network pruned by magnitude with what is measured of it."""
+    config = Config(root)
+    params = config.params_of(RUN, ledger.BLOCKS)
+    found = ledger.Record(RUN, params, {"evaluate": {"dataset": "mnist-5k"}}, {}, None)
+    test = RecordedTests(root).any_of(found)
+    network = build(config.experiment("quickstart").model, 10, 0)
+    weights = prunable_weights(network)
+    apply_(weights, largest(weights, 430_500 // 50))
+    accuracy = evaluate(network, in_order(test, 500))["accuracy"]
+    fabricate(root, RUN)
+    path = root / weights_file(RUN, "retrain")
+    save_sparse(path, network.state_dict(), list(weights), {"run": RUN.name})
+    dense = {"dense_accuracy": 0.05, "reference_accuracy": 0.04, "dense_best_accuracy": 0.05}
+    data = {"dataset": "mnist-5k", "dataset_digest": test.digest, "test_images": len(test)}
+    change(root, "evaluate", **data, **dense, pruned_accuracy=accuracy)
+    change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.01)
+    change(root, "benchmark", counts=counts(network, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
+    for name in ledger.STAGES:
+        vouch(root, RUN, name)
+    ledger.write_record(root, ledger.gather(root, config, RUN))
+
+
+def change(root, stage_name, **values) -> None:
+    owner = RUN.dense if stage_name in DENSE_STAGES else RUN
+    file = root / metrics_file(owner, stage_name)
+    put(file, {**json.loads(file.read_text()), **values})
+
+
+def audit(root, *arguments, check=True):
+    return stage(root, "audit", *arguments, check=check)
+
+
+def rewrite(root, change_) -> None:
+    """Change a record's content, and make its digest right again."""
+    content = json.loads((root / RECORD).read_text())
+    content.pop("digest")
+    change_(content)
+    put(root / RECORD, {**content, "digest": ledger._digest(content)})
+
+
+def rewrite_network(root, change_) -> None:
+    """Change the sparse network, and make all digests right again."""
+    state, about = load_sparse(root / NETWORK)
+    prunable = [name for name in state if name.endswith("weight")]
+    change_(state)
+    save_sparse(root / NETWORK, state, prunable, about)
+    content = (root / NETWORK).read_bytes()
+    described = {"file": NETWORK.as_posix(), "sha256": ledger.sha256(content), "bytes": len(content)}
+    rewrite(root, lambda record: record.update(sparse_network=described))
+
+
+def test_untouched_evidence_is_verified(project):
+    before = (project / "results/audit.json").read_bytes()
+    printed = audit(project).stdout
+    assert "1 of 1 records verified" in printed
+    assert (project / "results/audit.json").read_bytes() == before
+    (claim,) = json.loads(before)["claims"]
+    assert claim["verdict"] in ("reproduced", "not reproduced")
+    assert claim["evidence"] == [RECORD.as_posix()]
+
+
+def more_accurate(content):
+    content["metrics"]["evaluate"]["pruned_accuracy"] += 0.02
+
+
+def fewer_survivors(content):
+    content["metrics"]["benchmark"]["counts"]["surviving_weights"] -= 1
+
+
+def more_compressed(content):
+    content["metrics"]["benchmark"]["counts"]["compression_ratio"] *= 1.01
+
+
+def worse_reference(content):
+    content["metrics"]["evaluate"]["dense_best_accuracy"] -= 0.01
+
+
+def never_converged(content):
+    content["metrics"]["prune"]["primal_residual"] = 0.3
+
+
+def another_data_set(content):
+    content["dataset"]["digest"] = content["metrics"]["evaluate"]["dataset_digest"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (more_accurate, "the record says"),
+        (fewer_survivors, "surviving_weights is 8610, the record says 8609"),
+        (more_compressed, "compression_ratio is"),
+        (worse_reference, "dense_best_accuracy is not the better"),
+        (never_converged, "converged does not follow"),
+        (another_data_set, "NOT VERIFIED"),
+    ],
+)
+def test_a_changed_record_is_caught_even_with_its_digest_made_right(project, tamper, said):
+    rewrite(project, tamper)
+    found = audit(project, check=False)
+    assert found.returncode == 1
+    assert said in found.stdout + found.stderr
+
+
+def test_a_changed_record_is_caught_by_its_digest(project):
+    text = (project / RECORD).read_text()
+    (project / RECORD).write_text(text.replace('"seconds": 1.5', '"seconds": 0.5', 1))
+    found = audit(project, check=False)
+    assert found.returncode == 1
+    assert "was changed since it was recorded" in found.stderr
+
+
+def test_a_changed_byte_of_the_network_is_caught(project):
+    content = bytearray((project / NETWORK).read_bytes())
+    content[-3] ^= 1
+    (project / NETWORK).write_bytes(content)
+    assert "is not the network that" in audit(project, check=False).stderr
+
+
+def other_mask(state):
+    """One more survivor."""
+    weight = state["fc2.weight"] if "fc2.weight" in state else next(t for n, t in state.items() if n.endswith("weight"))
+    place = (weight == 0).nonzero()[0]
+    weight[tuple(place)] = 0.5
+
+
+def moved_mask(state):
+    """One survivor elsewhere in another layer: the number of survivors stays."""
+    one, other = [tensor for name, tensor in state.items() if name.endswith("weight")][:2]
+    one[tuple(one.nonzero()[0])] = 0.0
+    other[tuple((other == 0).nonzero()[0])] = 0.5
+
+
+def other_weights(state):
+    """The same mask, weights of another sign."""
+    for name in state:
+        if name.endswith("weight"):
+            state[name] = -state[name]
+
+
+@pytest.mark.parametrize("tamper", [other_mask, moved_mask, other_weights])
+def test_another_network_is_caught_even_with_all_digests_made_right(project, tamper):
+    rewrite_network(project, tamper)
+    found = audit(project, check=False)
+    assert found.returncode == 1
+    assert "WRONG" in found.stdout
+
+
+def test_a_changed_claim_is_caught(project):
+    text = (project / "paper/claims.yaml").read_text()
+    (project / "paper/claims.yaml").write_text(text.replace("difference: 0.0", "difference: -1.0"))
+    found = audit(project, "--no-data", check=False)
+    assert found.returncode == 1
+    assert "results/audit.json said otherwise of C1, paper/claims.yaml" in found.stderr
+
+
+def test_a_verdict_typed_by_hand_is_caught(project):
+    file = project / "results/audit.json"
+    content = json.loads(file.read_text())
+    content["claims"][0]["verdict"] = "inconclusive"
+    put(file, content)
+    found = audit(project, "--no-data", check=False)
+    assert "said otherwise of C1" in found.stderr
+    assert json.loads(file.read_text())["claims"][0]["verdict"] != "inconclusive"
+
+
+def test_data_that_is_not_there_verifies_nothing(project):
+    def mnist(content):
+        content["params"]["prepare"]["dataset"] = "imagenet"
+
+    rewrite(project, mnist)
+    found = audit(project, check=False)
+    assert found.returncode == 1
+    assert "NOT VERIFIED" in found.stdout
+    assert "0 of 1 records verified" in found.stdout
+
+
+def test_records_of_changed_method_code_are_marked(project):
+    run(project, "git", "init", "-q")
+    run(project, "git", "add", "-A")
+    run(project, "git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "state")
+    commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    rewrite(project, lambda content: content["provenance"]["prune"].update(commit=commit))
+    assert "has changed" not in audit(project, "--no-data", check=False).stdout
+    code = project / "pipeline/pruning/admm.py"
+    code.write_text(code.read_text() + "# another thought\n")
+    printed = audit(project, "--no-data", check=False).stdout
+    assert f"pipeline/pruning has changed since 1 records were made: {RUN.name}" in printed
