@@ -181,6 +181,73 @@ def test_grouped_and_shared_layers_are_left_alone_and_named():
     assert found.channels_removed == 0
 
 
+class Through(nn.Module):
+    """An operation between a layer with a constant channel and one that pads nothing."""
+
+    def __init__(self, operation, reads: int = 2) -> None:
+        super().__init__()
+        self.first, self.operation = conv([[1.0, 1.0], [0, 0]], [0.1, 0.5]), operation
+        self.last = conv([[1.0] * reads])
+
+    def forward(self, x):
+        return self.last(self.operation(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Through(lambda x: x[:, :1], 1),
+        Through(lambda x: x.chunk(2, 1)[1] + x[:, :1], 1),
+        Through(lambda x: torch.cat([x, x], 1), 4),
+        Through(lambda x: F.pad(x, (1, 1, 0, 0, 1, 1)), 4),
+        Through(lambda x: F.pad(x, (1, 1), value=2.0)),
+        Through(lambda x: F.pad(x, (0, 0, 0, 0, -1, 0)), 1),
+        Through(lambda x: x * x.mean((2, 3), keepdim=True)),
+        Through(lambda x: x + x.mean((2, 3), keepdim=True)),
+        Through(lambda x: x.softmax(1)),
+        Through(lambda x: x.mean(1, keepdim=True), 1),
+        Through(lambda x: F.max_pool2d(x, 2, 2, 1, 2)),
+        Through(lambda x: F.dropout(x, 0.0)),
+        Through(nn.MaxPool2d(2, padding=1, dilation=2)),
+        Through(nn.BatchNorm2d(2, track_running_stats=False).double()),
+        Through(nn.ConvTranspose2d(2, 2, 2).double()),
+        Through(nn.PReLU(2).double()),
+        Through(nn.Linear(8, 8).double()),
+    ],
+)
+def test_operations_that_are_not_known_keep_all_they_read(operation):
+    found = checked(operation)
+    assert found.left_alone
+    assert found.channels["first"] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Through(lambda x: F.relu(x, inplace=True)),
+        Through(lambda x: F.max_pool2d(x, 3, padding=1)),
+        Through(lambda x: F.avg_pool2d(x, 2, 1)),
+        Through(lambda x: F.adaptive_avg_pool2d(x, 1)),
+        Through(lambda x: torch.relu_(x).sigmoid().contiguous()),
+        Through(lambda x: x.add_(1) * 3 - 2),
+        Through(lambda x: x.mean((-1, 2), keepdim=True)),
+        Through(lambda x: F.dropout(x, training=False)[:, :, 1:, ::2]),
+        Through(nn.Sequential(nn.SiLU(inplace=True), nn.Dropout2d(), nn.Identity())),
+    ],
+)
+def test_functions_and_methods_are_known_as_layers_are(operation):
+    found = checked(operation)
+    assert found.left_alone == ()
+    assert found.channels["first"] == (2, 1)
+
+
+def test_a_layer_of_constants_that_is_needed_keeps_one_input():
+    chain = nn.Sequential(conv([[1.0, 1.0], [1.0, 2.0]]), conv([[0, 0]], [1.0]), conv([[1.0], [1.0]], padding=1))
+    found = checked(Residual(chain))
+    assert found.channels["branch.0"] == (2, 1)
+    assert found.channels["branch.1"] == (1, 1)
+
+
 def test_layers_with_hooks_are_left_alone():
     chain = nn.Sequential(conv([[1.0, 1.0], [0, 0]]), conv([[1.0, 1.0]]))
     chain[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
