@@ -94,9 +94,9 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
 
 
-def of_opset(content: bytes, version: int) -> bytes:
+def of_later(content: bytes, opset: int, format_version: int) -> bytes:
     model = onnx.load_model_from_string(content)
-    model.opset_import[0].version = version
+    model.opset_import[0].version, model.ir_version = opset, format_version
     return model.SerializeToString()
 
 
@@ -106,7 +106,11 @@ def of_opset(content: bytes, version: int) -> bytes:
         (lambda content: b"", "damaged or no ONNX file"),
         (lambda content: b"no model", "damaged or no ONNX file"),
         (lambda content: content[: len(content) // 2], "damaged or no ONNX file"),
-        (lambda content: of_opset(content, 99), r"is of opset 99, which ONNX Runtime [\d.]+ does not know; install"),
+        (
+            lambda content: of_later(content, 99, 10),
+            r"is of opset 99 and IR version 10, which ONNX Runtime [\d.]+ does",
+        ),
+        (lambda content: of_later(content, OPSET, 99), r"IR version 99, which .* does not know; install a later"),
     ],
 )
 def test_a_file_that_cannot_be_run_is_one_sentence(written, change, said, tmp_path):

@@ -46,8 +46,8 @@ def compact(network: nn.Module, picture: Tensor) -> Compacted:
     """Remove filters and neurons that have no input or no effect; `picture` (1, C, H, W) is any input.
 
     The result is a network in eval mode and `channels_last`, whose layers have the old ones' names; the
-    network given stays as it is. A constant channel goes where the next layer's bias can take its place:
-    where that layer pads nothing, or the constant is 0.
+    network given, which is on the CPU, stays as it is. A constant channel goes where the next layer's bias
+    can take its place: where that layer pads nothing, or the constant is 0.
 
     Raises:
         ArtifactError: no path leads from input to output, so that the network is constant; a network that
@@ -56,13 +56,10 @@ def compact(network: nn.Module, picture: Tensor) -> Compacted:
     old, module = traced(network, picture), traced(network, picture)
     kinds = kinds_of(module)
     channels = channels_of(kinds)
-    (output,) = (node for node, kind in kinds.items() if kind is Kind.OUTPUT)
-    if not shape_of(output):
-        raise ArtifactError("the network must return one tensor; return the logits alone")
-    if not channels[output].depends.any():
-        raise ArtifactError("the network is constant: its mask leaves no path from input to output; prune less")
+    _check_output(next(node for node, kind in kinds.items() if kind is Kind.OUTPUT), channels)
     kept, cuts = kept_channels(kinds, channels)
-    left_alone = tuple(_title(node) for node in kept if kinds[node] is Kind.OTHER and node.op != "get_attr")
+    unknown = [node for node in kept if kinds[node] is Kind.OTHER and node.op != "get_attr"]
+    left_alone = tuple(dict.fromkeys(_title(node) for node in unknown))
     branches = tuple(str(node.name) for node in cuts if node in kept)
     for node, stays in kept.items():
         _shrink(node, kinds[node], channels, kept, stays)
@@ -80,6 +77,13 @@ def difference(network: nn.Module, other: nn.Module, pictures: Tensor) -> float:
     """Largest difference of two networks' answers in eval mode, as a part of the largest answer of the first."""
     expected, found = network(pictures), other(pictures)
     return float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny))
+
+
+def _check_output(output: fx.Node, channels: Mapping[fx.Node, Channels]) -> None:
+    if not shape_of(output):
+        raise ArtifactError("the network must return one tensor; return the logits alone")
+    if not channels[output].depends.any():
+        raise ArtifactError("the network is constant: its mask leaves no path from input to output; prune less")
 
 
 def _title(node: fx.Node) -> str:

@@ -28,7 +28,7 @@ def traced(network: nn.Module, picture: Tensor) -> fx.GraphModule:
         ArtifactError: values that are not finite, a forward pass that cannot be traced or does not take
             this one input, or one that changes in place what other operations read.
     """
-    for name, value in network.state_dict().items():
+    for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if not value.isfinite().all():
             raise ArtifactError(f"{name} has values that are not finite; train the network again")
     network = copy.deepcopy(network).eval().requires_grad_(False)

@@ -55,7 +55,7 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """ONNX Runtime's session for a file, on the CPU, with so many threads for each operation.
 
     Raises:
-        ArtifactError: the file is missing, damaged, or of an opset that the runtime does not know.
+        ArtifactError: the file is missing, damaged, or of an opset or IR version that the runtime does not know.
     """
     if threads < 1:
         raise ArtifactError(f"threads must be >= 1, got {threads}")
@@ -72,9 +72,9 @@ def _session(path: Path, content: bytes, threads: int) -> onnxruntime.InferenceS
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except UNUSABLE as error:
-        if "opset" in str(error).lower():
+        if any(word in str(error).lower() for word in ("opset", "ir version")):
             raise ArtifactError(
-                f"{path} is of opset {_opset(content)}, which ONNX Runtime {onnxruntime.__version__} does not know; "
+                f"{path} is of {_versions(content)}, which ONNX Runtime {onnxruntime.__version__} does not know; "
                 "install a later ONNX Runtime or export the run again"
             ) from None
         raise ArtifactError(
@@ -82,10 +82,11 @@ def _session(path: Path, content: bytes, threads: int) -> onnxruntime.InferenceS
         ) from None
 
 
-def _opset(content: bytes) -> str:
-    """The opsets that a file names, for a message."""
+def _versions(content: bytes) -> str:
+    """The opsets and the format's version that a file names, for a message."""
     model = onnx.load_model_from_string(content)
-    return ", ".join(f"{entry.domain} {entry.version}".strip() for entry in model.opset_import)
+    opsets = ", ".join(f"{entry.domain} {entry.version}".strip() for entry in model.opset_import)
+    return f"opset {opsets} and IR version {model.ir_version}"
 
 
 def _exported(path: Path, network: nn.Module, picture: Tensor) -> onnx.ModelProto:
