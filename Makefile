@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed
 export PATH := $(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all lint ui sync record tables report bench clean
+.PHONY: help install repro test test-all lint ui sync record tables export report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -47,6 +47,9 @@ record: install ## write finished runs into the ledger: EXP=lenet5, or RUN=name
 
 tables: install ## rewrite the tables in README.md from the ledger
 	@python -m stages.tables
+
+export: install ## write a finished run's network as ONNX and sparse files into exports/: RUN=name
+	@python -m stages.export $(RUN)
 
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
 	@python -m stages.bench_training $(EXP)

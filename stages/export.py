@@ -1,0 +1,158 @@
+"""`python -m stages.export RUN`: write a finished run's network for other programs, into `exports/<run>/`.
+
+`pruned.onnx` has the zeros in it, `compacted.onnx` is the same function without dead channels, and
+`sparse.safetensors` and `sparse-fp16.safetensors` hold the weights alone. No data set is read.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import zstandard
+from torch import Tensor, nn
+
+from pipeline import entry, layout
+from pipeline.config import Config
+from pipeline.data.shapes import picture_shape
+from pipeline.deploy.compaction import Compacted, compact, difference
+from pipeline.deploy.onnx_files import export
+from pipeline.errors import ArtifactError
+from pipeline.files import write_bytes
+from pipeline.models import build
+from pipeline.params import Model, Prepare, Training
+from pipeline.pruning.masks import prunable_weights
+from pipeline.report.ledger import read_record
+from pipeline.sparse import load_sparse, save_sparse
+
+FOLDER = "exports"
+COMPRESSION_LEVEL = 19
+COMPARED_PICTURES = 16
+ONNX_LINE = 'onnxruntime.InferenceSession("{path}").run(None, {{"pictures": pictures}})'
+SPARSE_LINE = 'state, about = pipeline.sparse.load_sparse(Path("{path}"))'
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a finished run's sparse network is, and the parameters that it was made with."""
+
+    path: Path
+    model: Model
+    shape: tuple[int, int, int]
+
+
+def main(arguments: list[str]) -> None:
+    (name,) = entry.arguments_of(arguments, "RUN")
+    for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    config = Config(entry.root())
+    run = config.pruned_run(name)
+    source = source_of(config, run)
+    state, about = load_sparse(config.root / source.path)
+    network, picture = network_of(source.model, state).eval(), torch.zeros(1, *source.shape)
+    compacted = compact(network, picture)
+    folder, label = config.root / FOLDER / run.name, {"run": run.name}
+    rows = {
+        "pruned.onnx": onnx_row(folder / "pruned.onnx", network, None, picture, label),
+        "compacted.onnx": onnx_row(folder / "compacted.onnx", compacted.network, network, picture, label),
+        "sparse.safetensors": copied_row(folder / "sparse.safetensors", config.root / source.path),
+        "sparse-fp16.safetensors": halved_row(
+            folder / "sparse-fp16.safetensors", source.model, network, picture, about
+        ),
+    }
+    print(f"{run.name}, from {source.path}")
+    show_compaction(compacted)
+    show_files(folder.relative_to(config.root), rows)
+
+
+def source_of(config: Config, run: layout.PrunedRun) -> Source:
+    """The run's own network where it is on this machine, else the one in the ledger.
+
+    Raises:
+        ArtifactError: neither is there.
+    """
+    own, recorded = layout.weights_file(run, "retrain"), layout.recorded_network_file(run)
+    if (config.root / own).is_file():
+        experiment = config.experiment(run.experiment)
+        shape = picture_shape(experiment.prepare.dataset, experiment.training.crop)
+        return Source(own, experiment.model, shape)
+    if not (config.root / recorded).is_file():
+        raise ArtifactError(
+            f"{run.name} is not finished here ({own} does not exist), and the ledger has no {recorded}; "
+            "run its stages, or `dvc pull`"
+        )
+    params = read_record(config.root, layout.record_file(run)).params
+    prepare, training = Prepare.model_validate(params["prepare"]), Training.model_validate(params["training"])
+    return Source(recorded, Model.model_validate(params["model"]), picture_shape(prepare.dataset, training.crop))
+
+
+def network_of(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a state dict; the number of classes is that of outputs with which the weights fit.
+
+    Raises:
+        ArtifactError: they fit with none.
+    """
+    refused = None
+    for classes in sorted({tensor.shape[0] for tensor in state.values() if tensor.dim() >= 1}):
+        try:
+            return build(model, classes, 0, state)
+        except ArtifactError as error:
+            refused = error
+    raise ArtifactError(f"the weights fit {model.name} with no number of classes") from refused
+
+
+def onnx_row(path: Path, network: nn.Module, pruned: nn.Module | None, picture: Tensor, label: dict) -> list[str]:
+    """Export and describe a network; `pruned` is the one that it stands for, where that is another."""
+    check = f"ONNX Runtime within {export(path, network, picture, label):.0e}"
+    if pruned is not None:
+        check += f", pruned network within {difference(pruned, network, pictures_like(picture)):.0e}"
+    return row(path, check, ONNX_LINE)
+
+
+def copied_row(path: Path, source: Path) -> list[str]:
+    write_bytes(path, source.read_bytes())
+    load_sparse(path)
+    return row(path, "digest right", SPARSE_LINE)
+
+
+def halved_row(path: Path, model: Model, network: nn.Module, picture: Tensor, about: dict) -> list[str]:
+    """Write the weights rounded to fp16, and say what that does to the answers."""
+    save_sparse(path, network.state_dict(), list(prunable_weights(network)), about, values="fp16")
+    rounded = network_of(model, load_sparse(path)[0]).eval()
+    found = difference(network, rounded, pictures_like(picture))
+    return row(path, f"rounded, pruned network within {found:.0e}", SPARSE_LINE)
+
+
+def pictures_like(picture: Tensor) -> Tensor:
+    return torch.randn(COMPARED_PICTURES, *picture.shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+def row(path: Path, check: str, line: str) -> list[str]:
+    content = path.read_bytes()
+    packed = len(zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content))
+    return [f"{len(content):,}", f"{packed:,}", check, line]
+
+
+def show_compaction(compacted: Compacted) -> None:
+    channels = sum(before for before, _ in compacted.channels.values())
+    print(
+        f"compacted: {compacted.channels_removed:,} of {channels:,} channels removed, "
+        f"{compacted.flops_before:,} to {compacted.flops_after:,} FLOPs, "
+        f"{compacted.parameters_before:,} to {compacted.parameters_after:,} parameters"
+    )
+    for operation in compacted.left_alone:
+        print(f"left as it is, with all that it reads and makes: {operation}")
+
+
+def show_files(folder: Path, rows: Mapping[str, list[str]]) -> None:
+    print(f"\n{'file':<25}{'bytes':>12}{'with zstd':>12}  largest difference of an answer, over the largest answer")
+    for name, (size, packed, check, _) in rows.items():
+        print(f"{name:<25}{size:>12}{packed:>12}  {check}")
+    print("\nto load:")
+    for name, (*_, line) in rows.items():
+        print(f"  {line.format(path=folder / name)}")
+
+
+if __name__ == "__main__":
+    entry.run(main)
