@@ -48,6 +48,9 @@ record: install ## write finished runs into the ledger: EXP=lenet5, or RUN=name
 tables: install ## rewrite the tables in README.md from the ledger
 	@python -m stages.tables
 
+report: install ## write REPORT.md and report.html: verdicts, tables and figures of all recorded runs
+	@python -m stages.page
+
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
 	@python -m stages.bench_training $(EXP)
 
