@@ -174,6 +174,9 @@ def test_every_row_has_its_delta_and_its_footnote(page):
     assert "| LeNet-5 | W (C1), 2000 | 20x | – | 10.00x | -50.0 | mnist | 2 |" in page.markdown
     measured = re.findall(r"^\| fabricated \|.*\| (\S+) \|$", page.markdown, re.MULTILINE)
     assert measured == ["[^1]", "[^2]"]
+    runs = re.findall(r"^\| fabricated-reweighted-admm-(\w+)-s\d \|.*yes \| (\S+) \|$", page.markdown, re.MULTILINE)
+    assert runs == [("10x", "[^1]"), ("10x", "[^1]"), ("40x", "[^2]")]
+    assert "fabricated, reweighted-admm (columns: notes 1, 2)" in page.markdown
     note = re.search(r"^\[\^1\]: (.*)$", page.markdown, re.MULTILINE)[1]
     for text in (
         "10x, seeds 0, 1.",

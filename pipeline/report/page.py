@@ -69,12 +69,12 @@ def _measured(root: Path, records: Sequence[Record], groups: Sequence[Group]) ->
         sections.tables_section(published, groups),
         sections.accuracy_section(groups),
         sections.layers_section(groups),
-        sections.residuals_section(records, curves),
+        sections.residuals_section(records, groups, curves),
         sections.training_section(curves),
         sections.histograms_section(root, groups),
         sections.network_section(root, records, published),
         sections.sensitivity_section(root),
-        sections.runtimes_section(records),
+        sections.runtimes_section(records, groups),
     ]
 
 

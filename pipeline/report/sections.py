@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.layout import record_file
 from pipeline.report.accuracy_plots import accuracy_plot
 from pipeline.report.blocks import Drawing, Rows, Section, Words
 from pipeline.report.curves import Curves
@@ -24,7 +25,7 @@ from pipeline.report.statistics import Group
 from pipeline.report.tables import handover_table, seeds_table, with_seconds
 from pipeline.report.training_plots import iterations_plot, training_plot
 from pipeline.report.verdicts import AUDIT_FILE, Verdict, verdict_table
-from pipeline.report.weight_plots import histogram_plot, kept_tables, layers_plot
+from pipeline.report.weight_plots import histogram_plot, kept_table, layers_plot, settings
 
 DRAWN_RATIO = 355.9  # where no published number says which network to draw
 COMPARED_NOTE = (
@@ -61,14 +62,17 @@ def accuracy_section(groups: Sequence[Group]) -> Section:
 
 
 def layers_section(groups: Sequence[Group]) -> Section:
-    tables = [
-        Rows(table, f"Weights kept of each layer: {name}", folded=True) for name, table in kept_tables(groups).items()
-    ]
+    tables = []
+    for (experiment, method), members in settings(groups).items():
+        notes = ", ".join(str(groups.index(item) + 1) for item in members)
+        caption = f"Weights kept of each layer: {experiment}, {method} (columns: {_plural(members)} {notes})"
+        tables.append(Rows(kept_table(members), caption, folded=True))
     return Section("layers", "What is kept of each layer", (Drawing(layers_plot(groups)), *tables))
 
 
-def residuals_section(records: Sequence[Record], curves: Sequence[Curves]) -> Section:
-    handover = Rows(handover_table(records), "At the hand-over from pruning to retraining", folded=True)
+def residuals_section(records: Sequence[Record], groups: Sequence[Group], curves: Sequence[Curves]) -> Section:
+    caption, notes = "At the hand-over from pruning to retraining", _notes_of(records, groups)
+    handover = Rows(handover_table(records), caption, notes, folded=True)
     if not any(curve.iterations for curve in curves):
         return Section("residuals", "Residuals and nonzeros", (_no_curves(curves), handover))
     return Section("residuals", "Residuals and nonzeros", (Drawing(iterations_plot(curves)), handover))
@@ -106,13 +110,23 @@ def sensitivity_section(root: Path) -> Section:
     return Section("sensitivity", title, (Drawing(sensitivity_plot(*study)), table))
 
 
-def runtimes_section(records: Sequence[Record]) -> Section:
+def runtimes_section(records: Sequence[Record], groups: Sequence[Group]) -> Section:
     title = "Accuracy against latency and bytes"
     if not runtime_rows(records):
         absent = Words("Left out: no record has timings of several runtimes (`benchmark.runtimes`).", absent=True)
         return Section("runtimes", title, (absent,))
-    table = Rows(runtimes_table(records), "The same numbers", folded=True)
+    notes = _notes_of([record for record, _ in runtime_rows(records)], groups)
+    table = Rows(runtimes_table(records), "The same numbers", notes, folded=True)
     return Section("runtimes", title, (Drawing(runtimes_plot(records)), table))
+
+
+def _notes_of(records: Sequence[Record], groups: Sequence[Group]) -> tuple[tuple[int, ...], ...]:
+    """The footnote of each record."""
+    return tuple(numbers_of([record_file(record.run).as_posix()], groups) for record in records)
+
+
+def _plural(members: Sequence[Group]) -> str:
+    return "note" if len(members) == 1 else "notes"
 
 
 def _no_curves(curves: Sequence[Curves]) -> Words:

@@ -30,7 +30,7 @@ def iterations_plot(curves: Sequence[Curves]) -> Plot:
     caption = (
         "ADMM, update by update; a line a run, darker or brighter the harder it is compressed. Dashed in the first "
         "panels: the nonzeros that the controller asks for. The falling number of nonzeros is the method's "
-        f"work, and no cut. {last}Above {LARGEST_PRIMAL_RESIDUAL} (dotted) a run counts as not converged."
+        f"work, and no cut. {last}A run that ends above {LARGEST_PRIMAL_RESIDUAL} (dotted) counts as not converged."
     )
     return Plot("residuals", caption, panels)
 

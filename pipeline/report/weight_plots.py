@@ -46,19 +46,16 @@ def layers_plot(groups: Sequence[Group]) -> Plot:
     return Plot("layers", caption, panels)
 
 
-def kept_tables(groups: Sequence[Group]) -> dict[str, Table]:
-    """The same numbers: a table an experiment and method, a row a layer."""
-    tables = {}
-    for (experiment, method), members in settings(groups).items():
-        weights = {name: layer["weights"] for name, layer in members[0].first.metrics["benchmark"]["layers"].items()}
-        shares = [kept(item) for item in members]
-        headers = ("layer", "weights", *(f"kept at {item.first.run.ratio:g}x (%)" for item in members))
-        rows = [
-            (_short(name), whole(count), *(percent(share.get(name, 0.0)) for share in shares))
-            for name, count in weights.items()
-        ]
-        tables[f"{experiment}, {method}"] = Table(headers, rows)
-    return tables
+def kept_table(groups: Sequence[Group]) -> Table:
+    """The same numbers of one experiment and method: a row a layer, a column a compression."""
+    layers = groups[0].first.metrics["benchmark"]["layers"]
+    shares = [kept(item) for item in groups]
+    headers = ("layer", "weights", *(f"kept at {item.first.run.ratio:g}x (%)" for item in groups))
+    rows = [
+        (_short(name), whole(layer["weights"]), *(percent(share[name]) for share in shares))
+        for name, layer in layers.items()
+    ]
+    return Table(headers, rows)
 
 
 def _layers_panel(experiment: str, method: str, groups: Sequence[Group]) -> Panel:
