@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 EXP ?= quickstart
 RUN ?=
+STUDY ?= tuning
 PORT ?= 5000
 VENV := $(CURDIR)/.venv
 STAMP := $(VENV)/installed
@@ -48,8 +49,17 @@ record: install ## write finished runs into the ledger: EXP=lenet5, or RUN=name
 tables: install ## rewrite the tables in README.md from the ledger
 	@python -m stages.tables
 
+study: install ## run the trials of a study on the validation split: EXP=lenet5-methods STUDY=tuning
+	@python -m stages.study $(EXP) $(STUDY)
+
 export: install ## write a finished run's network as ONNX and sparse files into exports/: RUN=name
 	@python -m stages.export $(RUN)
+
+audit: install ## verdicts on the paper's claims, and every record checked against its network
+	@python -m stages.audit
+
+report: install ## write REPORT.md and report.html: verdicts, tables and figures of all recorded runs
+	@python -m stages.page
 
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
 	@python -m stages.bench_training $(EXP)

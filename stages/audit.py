@@ -15,13 +15,13 @@ from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_file, read_json, write_json
 from pipeline.provenance import changed_since
 from pipeline.report.claims import CLAIMS_FILE, Claims, read_claims
+from pipeline.report.judging import judge
 from pipeline.report.ledger import Record, read_ledger
 from pipeline.report.published import PUBLISHED_FILE, read_published
-from pipeline.report.verdicts import judge
+from pipeline.report.verdicts import AUDIT_FILE
 from pipeline.settings import prepare_torch
 from pipeline.verification import Checked, RecordedTests, check
 
-AUDIT_FILE = Path("results", "audit.json")
 METHOD_CODE = "pipeline/pruning"
 THREADS = 2
 

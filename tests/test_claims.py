@@ -7,9 +7,9 @@ from pipeline.errors import ConfigError
 from pipeline.layout import PrunedRun
 from pipeline.report.claims import Claim, read_claims
 from pipeline.report.economy import economy
+from pipeline.report.judging import judge
 from pipeline.report.ledger import Record
 from pipeline.report.published import read_published
-from pipeline.report.verdicts import judge
 from pipeline.yaml_files import read_yaml
 from tests.fabricated import MACHINE, PARAMS, metrics_of
 from tests.test_config import ROOT

@@ -44,7 +44,7 @@ def report(experiment: str, results: Sequence[Result]) -> str:
         "Parameters": _params_table(results),
     }
     notes = {"Results": f"\n{HOW_TO_READ}\n", "Seeds together": f"\n{SEEDS_NOTE}\n"}
-    data = "".join(f"- {note}\n" for note in [*_dataset_notes(results), *_start_notes(results)])
+    data = "".join(f"- {note}\n" for note in [*dataset_notes(results), *start_notes(results)])
     parts = [f"# Report of {experiment}\n", "Generated from the metrics of its runs; do not edit.\n"]
     for title, table in sections.items():
         parts.append(f"## {title}\n\n{markdown(table)}{notes.get(title, '')}")
@@ -65,9 +65,7 @@ def results_section(records: Sequence[Record]) -> str:
     """The table of all records with the notes that make its numbers mean something."""
     if not records:
         return NO_RECORD
-    notes = "".join(
-        f"- {note}\n" for note in [*_dataset_notes(records), *_start_notes(records), *_machine_notes(records)]
-    )
+    notes = "".join(f"- {note}\n" for note in [*dataset_notes(records), *start_notes(records), *machine_notes(records)])
     groups = group(records)
     return f"{markdown(with_seconds(seeds_table(groups), groups))}\n{SEEDS_NOTE} {SECONDS_NOTE}\n\n{notes}"
 
@@ -90,7 +88,8 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     return flat
 
 
-def _dataset_notes(results: Sequence[Result]) -> list[str]:
+def dataset_notes(results: Sequence[Result]) -> list[str]:
+    """A note a data set: its digest, and how many pictures the test set has."""
     found: dict[tuple[str, str, int], set[str]] = {}
     for result in results:
         data = result.dataset
@@ -102,7 +101,7 @@ def _dataset_notes(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _start_notes(results: Sequence[Result]) -> list[str]:
+def start_notes(results: Sequence[Result]) -> list[str]:
     """What is known of the published weights that trainings started from."""
     found: dict[str, set[str]] = {}
     for result in results:
@@ -114,7 +113,7 @@ def _start_notes(results: Sequence[Result]) -> list[str]:
     return [f"{_joined(experiments)}: {text}." for text, experiments in sorted(found.items())]
 
 
-def _machine_notes(records: Sequence[Record]) -> list[str]:
+def machine_notes(records: Sequence[Record]) -> list[str]:
     """A note a machine and set of versions, with every state of the code that ran on it."""
     experiments: dict[str, set[str]] = {}
     codes: dict[str, set[str]] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.method_params import Block
 from pipeline.report.paper_files import read_checked
-from pipeline.report.render import NOTHING, Table, span, times
+from pipeline.report.render import NOTHING, Table, points, span, times
 from pipeline.report.statistics import Group
 from pipeline.report.tables import difference, mean_std
 
@@ -43,22 +43,43 @@ def read_published(root: Path) -> list[Published]:
 
 
 def published_table(published: Sequence[Published], groups: Sequence[Group]) -> Table:
-    """Published compressions of the networks that we pruned, each beside our nearest one that converged.
-
-    Ours is on the data set that the works name for the network, or, where none names one, on the one shown.
-    """
+    """Published compressions of the networks that we pruned, each beside our nearest one that converged."""
     headers = (
         "network", "work (published)", "compression (published)", "accuracy (published)", "source",
         "compression (ours)", "data set (ours)", "seeds (ours)", "pruned (%, ours)", "paired difference (pp, ours)",
     )  # fmt: skip
+    found = comparisons(published, groups)
+    return Table(headers, [(entry.network, *_published_row(entry, nearest)) for entry, nearest in found])
+
+
+def with_deltas(table: Table, found: Sequence[tuple[Published, Group | None]]) -> Table:
+    """The published table with how much higher or lower our compression is, and the sources in the last column."""
+    at, source = table.headers.index("compression (ours)") + 1, table.headers.index("source")
+    deltas = [NOTHING if nearest is None else _delta(nearest, entry) for entry, nearest in found]
+    rows = [
+        (*row[:source], *row[source + 1 : at], delta, *row[at:], row[source])
+        for row, delta in zip([table.headers, *table.rows], ["delta of compression (%)", *deltas], strict=True)
+    ]
+    return Table(rows[0], rows[1:])
+
+
+def comparisons(published: Sequence[Published], groups: Sequence[Group]) -> list[tuple[Published, Group | None]]:
+    """The published numbers of networks that we pruned, each with the setting of ours nearest to it (None: no such).
+
+    Ours is on the data set that the works name for the network, or, where none names one, on any.
+    """
     pruned = {_plain(item.first.params["model"]["name"]) for item in groups}
-    rows = []
+    found: list[tuple[Published, Group | None]] = []
     for network in dict.fromkeys(entry.network for entry in published if _plain(entry.network) in pruned):
         entries = [entry for entry in published if entry.network == network]
         dataset = next((entry.dataset for entry in entries if entry.dataset), None)
         ours = [item for item in groups if _comparable(item, network, dataset)]
-        rows += [(network, *_published_row(entry, ours)) for entry in entries]
-    return Table(headers, rows)
+        found += [(entry, _nearest(entry, ours)) for entry in entries]
+    return found
+
+
+def _nearest(entry: Published, ours: Sequence[Group]) -> Group | None:
+    return min(ours, key=lambda item: _distance(item, entry), default=None)
 
 
 def _comparable(item: Group, network: str, dataset: str | None) -> bool:
@@ -75,12 +96,11 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def _published_row(entry: Published, ours: Sequence[Group]) -> tuple[str, ...]:
+def _published_row(entry: Published, nearest: Group | None) -> tuple[str, ...]:
     name = entry.work + (f" ({entry.claim})" if entry.claim else "")
     theirs = (f"{name}, {entry.year}", f"{entry.compression}x", entry.accuracy or NOTHING, entry.source)
-    if not ours:
+    if nearest is None:
         return *theirs, "no converged run", *[NOTHING] * 4
-    nearest = min(ours, key=lambda item: _distance(item, entry))
     return (
         *theirs,
         span(nearest.counts("compression_ratio"), times),
@@ -89,6 +109,11 @@ def _published_row(entry: Published, ours: Sequence[Group]) -> tuple[str, ...]:
         mean_std(nearest.pruned),
         difference(nearest.difference),
     )
+
+
+def _delta(nearest: Group, entry: Published) -> str:
+    """Ours in percent above the published compression; what rounds to zero is +0."""
+    return points(min(nearest.counts("compression_ratio")) / entry.compression - 1, 1)
 
 
 def _distance(item: Group, entry: Published) -> float:

@@ -1,0 +1,32 @@
+"""Where each row of a table comes from: a numbered footnote a setting."""
+
+from collections.abc import Sequence
+
+from pipeline.layout import record_file
+from pipeline.report.document import dataset_notes, machine_notes, start_notes
+from pipeline.report.statistics import Group
+
+
+def footnote(item: Group) -> str:
+    """Seeds, data set, start, machines, versions and code of a setting, in one paragraph."""
+    run, records = item.first.run, item.results
+    seeds = ", ".join(str(record.run.seed) for record in records)
+    name = f"{run.experiment}, {run.method}, {run.ratio:g}x, {'seed' if len(records) == 1 else 'seeds'} {seeds}."
+    notes = [*dataset_notes(records), *start_notes(records), *machine_notes(records)]
+    return " ".join([name, *(_sentence(note, run.experiment) for note in notes)])
+
+
+def record_files(item: Group) -> list[str]:
+    """The records of a setting, below the top folder."""
+    return [record_file(record.run).as_posix() for record in item.results]
+
+
+def numbers_of(files: Sequence[str], groups: Sequence[Group]) -> tuple[int, ...]:
+    """The footnotes, from 1 on, of the settings that have one of the records."""
+    return tuple(number for number, item in enumerate(groups, 1) if set(files) & set(record_files(item)))
+
+
+def _sentence(note: str, experiment: str) -> str:
+    """A note without the experiment before it, which the footnote names already."""
+    text = note.removeprefix(f"{experiment}: ")
+    return text[0].upper() + text[1:]

@@ -1,0 +1,213 @@
+"""Verdicts: each claim's rule applied to the records that may answer it. Nothing here is typed by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.layout import record_file
+from pipeline.report.claims import Answer, Claim
+from pipeline.report.economy import economy
+from pipeline.report.ledger import Record
+from pipeline.report.statistics import Spread, spread
+
+OUR_METHOD = "reweighted-admm"
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
+Studies = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: what was compared over which seeds, and what its rule says of it."""
+
+    answer: Answer
+    text: str
+    verdict: str
+    why: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {
+            "experiment": self.answer.experiment,
+            "ratio": self.answer.ratio,
+            "scale": self.answer.scale,
+            "compared": self.text,
+            "verdict": self.verdict,
+            "why": self.why,
+            **self.figures,
+        }
+
+
+def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str, Any]:
+    """The audit's entry for a claim: verdict, figures, protocol, and the records that are its evidence."""
+    rule = RULES[claim.rule]
+    findings = [found for answer in claim.answers for found in rule(claim, answer, records, studies)]
+    beside = [found for answer in claim.also for found in rule(claim, answer, records, studies)]
+    made = [found for found in findings if found.verdict != NOT_RUN]
+    full = {found.answer.experiment for found in made if found.answer.scale == "full"}
+    missing_full = [found for found in findings if found.answer.scale == "full" and found.verdict == NOT_RUN]
+    reduced = any(found.answer.scale == "reduced" for found in made) or bool(missing_full) or not full
+    verdict, why = together(made, claim)
+    evidence = {record.run.name: record for found in made for record in found.records}
+    return {
+        "id": claim.id,
+        "claim": claim.claim,
+        "metric": claim.metric,
+        "verdict": verdict,
+        "scale": "reduced" if reduced else "full",
+        "target": claim.target.model_dump(exclude_none=True),
+        "measured": [found.described for found in findings],
+        "beside": [found.described for found in beside if found.verdict != NOT_RUN],
+        "n_seeds": max((found.figures.get("n_seeds", 0) for found in made), default=0),
+        "protocol": sorted({protocol(record) for record in evidence.values()}),
+        "evidence": [record_file(record.run).as_posix() for record in evidence.values()],
+        "why": why,
+    }
+
+
+def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
+    """One verdict of several comparisons; those of too few seeds do not count where others do."""
+    if not findings:
+        return NOT_RUN, "no record answers it"
+    decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
+    if not decided:
+        return INCONCLUSIVE, findings[0].why
+    against = [found for found in decided if found.verdict == NOT_REPRODUCED]
+    if against:
+        return NOT_REPRODUCED, "; ".join(_place(found) for found in against)
+    if all(found.verdict == REPRODUCED for found in decided):
+        return REPRODUCED, "; ".join(_place(found) for found in decided)
+    return INCONCLUSIVE, "; ".join(_place(found) for found in decided if found.verdict == INCONCLUSIVE)
+
+
+def _place(found: Finding) -> str:
+    return f"{found.answer.experiment} at {found.answer.ratio}x, {found.text}: {found.why}"
+
+
+def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
+    """Pruned minus the better dense network, on average at least the target at the asked ratio."""
+    text = "pruned - better dense network"
+    all_seeds = _matching(answer, OUR_METHOD, records)
+    if not all_seeds:
+        return [Finding(answer, text, NOT_RUN, "no record")]
+    usable = [record for record in all_seeds if record.supports_claims]
+    if not usable:
+        return [Finding(answer, text, INCONCLUSIVE, "no seed converged", {"n_seeds": 0}, tuple(all_seeds))]
+    found = spread([record.difference for record in usable])
+    least = min(record.metrics["benchmark"]["counts"]["compression_ratio"] for record in usable)
+    figures = {**_figures(found), "compression_ratio": least, "seeds": [record.run.seed for record in usable]}
+    figures["accuracy"] = spread([record.metrics["evaluate"]["pruned_accuracy"] for record in usable]).mean
+    if least < claim.target.ratio:
+        verdict, why = INCONCLUSIVE, f"the ratio {least:.2f} is below the target"
+    elif found.n < claim.seeds:
+        verdict, why = INCONCLUSIVE, f"{found.n} of {claim.seeds} seeds, mean {_points(found)}"
+    else:
+        verdict = REPRODUCED if found.mean >= claim.target.difference else NOT_REPRODUCED
+        why = f"mean {_points(found)}"
+    return [Finding(answer, text, verdict, why, figures, tuple(usable))]
+
+
+def superior(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
+    """Reweighted minus another method, by seed: the 95 % t-interval above, below, or around the target."""
+    ours = _matching(answer, OUR_METHOD, records)
+    return [_against(claim, answer, names, ours, records) for names in claim.against]
+
+
+def _against(
+    claim: Claim, answer: Answer, names: Sequence[str], ours: Sequence[Record], records: Sequence[Record]
+) -> Finding:
+    theirs = _better([_matching(answer, name, records) for name in names])
+    text = f"{OUR_METHOD} - {theirs[0].run.method if theirs else ' or '.join(names)}"
+    if not theirs or not ours:
+        return Finding(answer, text, NOT_RUN, "no record")
+    pairs = [(our, other) for our in ours for other in theirs if our.run.seed == other.run.seed]
+    usable = [pair for pair in pairs if all(record.supports_claims for record in pair)]
+    shown = usable or pairs
+    used = tuple(record for pair in shown for record in pair)
+    found = spread([_accuracy(our) - _accuracy(other) for our, other in shown])
+    figures = {**_figures(found), "seeds": [our.run.seed for our, _ in shown], "n_seeds": len(usable)}
+    if not usable:
+        return Finding(answer, text, INCONCLUSIVE, f"not converged, mean {_points(found)}", figures, used)
+    if len(usable) < claim.seeds:
+        why = f"{len(usable)} of {claim.seeds} seeds, mean {_points(found)}"
+        return Finding(answer, text, INCONCLUSIVE, why, figures, used)
+    low, high = found.mean - found.margin, found.mean + found.margin
+    target = claim.target.difference
+    verdict = REPRODUCED if low > target else NOT_REPRODUCED if high < target else INCONCLUSIVE
+    return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used)
+
+
+def _better(several: Sequence[Sequence[Record]]) -> Sequence[Record]:
+    """Of several variants of a method the one with the higher mean accuracy; converged ones before others."""
+    there = [records for records in several if records]
+    return max(there, key=_standing, default=[])
+
+
+def _standing(records: Sequence[Record]) -> tuple[bool, float]:
+    accuracy = spread([_accuracy(record) for record in records]).mean
+    return any(record.supports_claims for record in records), accuracy
+
+
+def economical(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
+    """Fewer chosen values and less time to a good result than every other method."""
+    rows = studies.get(f"{answer.experiment}-tuning", [])
+    rows = [row for row in rows if row["trial"]["ratio"] == answer.ratio]
+    text = "values chosen and seconds to a good result"
+    found = economy(rows, claim.target.within)
+    if OUR_METHOD not in found:
+        return [Finding(answer, text, NOT_RUN, "no tuning trials")]
+    ours = found[OUR_METHOD]
+    others = {name: found[name] for names in claim.against for name in names if name in found}
+    fewer = all(ours.values_chosen < other.values_chosen for other in others.values())
+    faster = all(ours.faster_than(other) for other in others.values())
+    verdict = REPRODUCED if fewer and faster else INCONCLUSIVE if fewer or faster else NOT_REPRODUCED
+    why = f"fewer values chosen: {'yes' if fewer else 'no'}; less time to a good result: {'yes' if faster else 'no'}"
+    methods = {name: each.described for name, each in found.items()}
+    used = tuple(_matching(answer, OUR_METHOD, records))
+    return [Finding(answer, text, verdict, why, {"n_seeds": 1, "methods": methods}, used)]
+
+
+RULES: Mapping[str, Callable[[Claim, Answer, Sequence[Record], Studies], list[Finding]]] = {
+    "kept": kept,
+    "superior": superior,
+    "economical": economical,
+}
+
+
+def protocol(record: Record) -> str:
+    """How a record came about, in one line."""
+    params, data = record.params, record.dataset
+    return (
+        f"{record.run.experiment}: {data['name']} (digest {data['digest'][:12]}), "
+        f"{params['prepare']['validation']:,} pictures for validation, "
+        f"{params['pretrain']['epochs']} epochs of pretraining, {params['extra_epochs']} more for pruning and "
+        f"retraining and for the dense reference, {params['training']['precision']}; last epoch, test set read once"
+    )
+
+
+def _matching(answer: Answer, method: str, records: Sequence[Record]) -> list[Record]:
+    return [
+        record
+        for record in records
+        if (record.run.experiment, record.run.method) == (answer.experiment, method)
+        and record.run.ratio == answer.ratio
+        and record.dataset["name"] == answer.dataset
+    ]
+
+
+def _accuracy(record: Record) -> float:
+    return record.metrics["evaluate"]["pruned_accuracy"]
+
+
+def _figures(found: Spread) -> dict[str, Any]:
+    """Means and bounds as fractions."""
+    interval = None if found.margin is None else [found.mean - found.margin, found.mean + found.margin]
+    return {"n_seeds": found.n, "mean": found.mean, "std": found.std, "interval": interval}
+
+
+def _points(found: Spread) -> str:
+    mean = f"{100 * found.mean:+.3f} pp"
+    if found.margin is None:
+        return mean
+    return f"{mean} [{100 * (found.mean - found.margin):+.3f}, {100 * (found.mean + found.margin):+.3f}]"
