@@ -1,0 +1,1 @@
+"""Pruned networks made ready to run: smaller, exported, and compiled."""
