@@ -63,6 +63,12 @@ def test_data_models_pruning_and_training_do_not_know_one_another(module):
     assert not strangers
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline.deploy")])
+def test_deployed_networks_do_not_know_how_they_were_made(module):
+    allowed = ("pipeline.deploy", "pipeline.errors", "pipeline.files", "pipeline.sparse")
+    assert all(name == "pipeline" or name.startswith(allowed) for name in imports_of(module))
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline")])
 def test_the_library_does_not_import_stages(module):
     assert not {name for name in imports_of(module) if name.startswith("stages")}

@@ -12,6 +12,8 @@ from pipeline.deploy.planning import LANES, Layout, Plan, Split, Sum
 
 KERNELS = Path(__file__).with_name("kernels.c")
 TILE = 24  # most vectors in a tile: as many accumulators as fit into 32 registers, with room for the rest
+FASTEST_CACHE = 32 * 1024  # bytes of inputs at a time; the rest of 48 KB is for sums and weights
+FEWEST_NONZEROS = 4  # of an output in a block: fewer are not worth storing the sums between blocks
 LARGEST_TEXT = 200_000  # cells; a larger table is a file of its own, because compilers take long to read numbers
 
 NETWORK = """
@@ -57,7 +59,10 @@ def generate(plan: Plan) -> tuple[str, bytes]:
     )  # fmt: skip
     apart = len(cells) > LARGEST_TEXT
     tiles = "".join(f"PLANES({size})\n" for size in sizes)
-    return f"{KERNELS.read_text()}\n{tiles}{APART if apart else _declared(cells)}{network}", cells.tobytes() if apart else b""
+    return (
+        f"{KERNELS.read_text()}\n{tiles}{APART if apart else _declared(cells)}{network}",
+        cells.tobytes() if apart else b"",
+    )
 
 
 class _Table:
@@ -113,27 +118,46 @@ def _pointer(plan: Plan, number: int, offset: int = 0) -> str:
 
 def _sum(step: Sum, plan: Plan, table: _Table, source: Layout, target: Layout) -> Iterator[str]:
     """A block that describes the sum and runs it, in tiles of nearly equal size."""
-    taps = step.nonzeros
-    order = np.lexsort((taps.columns, taps.rows, taps.inputs, taps.outputs))
-    pairs = np.empty((len(order), 2), np.int32)
-    pairs[:, 0] = (taps.inputs * source.plane + taps.rows * source.row + taps.columns)[order]
-    pairs[:, 1] = taps.values[order].astype(np.float32).view(np.int32)
-    starts = np.searchsorted(taps.outputs[order], np.arange(len(step.bias) + 1))
+    tiles = -(-target.vectors // TILE)
+    size, larger = divmod(target.vectors, tiles)
+    blocks = 1 if target.shape[1:] == (1, 1) else _blocks(step, source, size)
+    nonzeros, starts = _nonzeros(step, source, blocks)
     addend = "0" if step.addend is None else _pointer(plan, step.addend)
     addend_plane = 0 if step.addend is None else plan.layouts[step.addend].plane
     yield (
         f"{{ const struct sum s = {{{_pointer(plan, step.source)}, {addend}, {_pointer(plan, step.target)}, "
-        f"{addend_plane}, {target.plane}, {len(step.bias)}, {int(step.relu)}, table + {table.pixels(target)}, "
-        f"table + {table.add(starts.astype(np.int32))}, table + {table.add(pairs.ravel())}, "
+        f"{addend_plane}, {target.plane}, {len(step.bias)}, {blocks}, {int(step.relu)}, "
+        f"table + {table.pixels(target)}, table + {table.add(starts)}, table + {table.add(nonzeros)}, "
         f"table + {table.add(step.bias.astype(np.float32))}}};"
     )
     if target.shape[1:] == (1, 1):
         yield "pixels(&s); }"
         return
-    tiles = -(-target.vectors // TILE)
-    size, larger = divmod(target.vectors, tiles)
     first = f"planes_{size + 1}(&s, 0, {larger}); " if larger else ""
     yield f"{first}planes_{size}(&s, {larger * (size + 1) * LANES}, {tiles - larger}); }}"
+
+
+def _blocks(step: Sum, source: Layout, vectors: int) -> int:
+    """How many blocks of input channels: each one's part of a tile fits into the fastest cache."""
+    taps = step.nonzeros
+    if not len(taps.values):
+        return 1
+    channel = vectors * LANES + int(np.ptp(taps.rows * source.row + taps.columns))  # floats
+    wanted = source.shape[0] * channel * 4 / FASTEST_CACHE
+    useful = len(taps.values) / len(step.bias) / FEWEST_NONZEROS
+    return max(1, round(min(wanted, useful)))
+
+
+def _nonzeros(step: Sum, source: Layout, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (offset, weight) in the order of blocks and outputs; where each block's each output begins."""
+    taps, outputs = step.nonzeros, len(step.bias)
+    group = taps.inputs * blocks // source.shape[0] * outputs + taps.outputs
+    order = np.lexsort((taps.columns, taps.rows, taps.inputs, group))
+    pairs = np.empty((len(order), 2), np.int32)
+    pairs[:, 0] = (taps.inputs * source.plane + taps.rows * source.row + taps.columns)[order]
+    pairs[:, 1] = taps.values[order].astype(np.float32).view(np.int32)
+    starts = np.searchsorted(group[order], np.arange(blocks * outputs + 1))
+    return pairs.ravel(), starts.astype(np.int32)
 
 
 def _split(step: Split, plan: Plan, source: Layout, target: Layout) -> Iterator[str]:

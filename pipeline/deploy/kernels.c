@@ -9,26 +9,32 @@ typedef int bits __attribute__((vector_size(64), aligned(4), may_alias));
 typedef union { int integer; float real; } cell;
 struct nonzero { cell offset, weight; };
 
-/* target[o] = relu(bias[o] + addend[o] + sum of weight * source[offset] over the nonzeros starts[o] to starts[o + 1]) */
+/* target[o] = relu(bias[o] + addend[o] + sum of weight * source[offset]), where the nonzeros of output channel o
+ * are those from starts[o] to starts[o + 1] and, with more blocks of input channels, from
+ * starts[block * outputs + o] on: a block's part of a tile stays in the fastest cache for all output channels. */
 struct sum {
     const float *source, *addend;   /* addend: or 0 */
-    float *target;
+    float *target;                  /* may be the addend */
     long addend_plane, target_plane;
-    int outputs, relu;
+    int outputs, blocks, relu;
     const cell *pixels, *starts, *nonzeros, *bias;
 };
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* One output channel's `vectors` vectors from position `at`, kept in registers. */
-INLINE void tile(const struct sum *s, const int vectors, long at, int output)
+/* One block's part of one output channel's `vectors` vectors from position `at`, kept in registers. */
+INLINE void tile(const struct sum *s, const int vectors, long at, int block, int output)
 {
     vector sums[TILE];
-    const struct nonzero *next = (const struct nonzero *)s->nonzeros + s->starts[output].integer;
-    const struct nonzero *end = (const struct nonzero *)s->nonzeros + s->starts[output + 1].integer;
+    const cell *start = s->starts + block * s->outputs + output;
+    const struct nonzero *next = (const struct nonzero *)s->nonzeros + start[0].integer;
+    const struct nonzero *end = (const struct nonzero *)s->nonzeros + start[1].integer;
+    float *to = s->target + output * s->target_plane + at;
+    const float *before = block ? to : s->addend ? s->addend + output * s->addend_plane + at : 0;
+    const float bias = block ? 0 : s->bias[output].real;
 #pragma GCC unroll 32
     for (int v = 0; v < vectors; v++)
-        sums[v] = (vector){} + s->bias[output].real;
+        sums[v] = before ? *(const vector *)(before + LANES * v) + bias : (vector){} + bias;
     for (; next < end; next++) {
         const float *from = s->source + at + next->offset.integer;
         const float weight = next->weight.real;
@@ -36,17 +42,15 @@ INLINE void tile(const struct sum *s, const int vectors, long at, int output)
         for (int v = 0; v < vectors; v++)
             sums[v] += weight * *(const vector *)(from + LANES * v);
     }
-    float *to = s->target + output * s->target_plane + at;
-    const float *added = s->addend ? s->addend + output * s->addend_plane + at : 0;
+    const int last = block == s->blocks - 1;
 #pragma GCC unroll 32
     for (int v = 0; v < vectors; v++) {
-        vector all = sums[v];
-        bits kept = *(const bits *)(s->pixels + at + LANES * v);
-        if (added)
-            all += *(const vector *)(added + LANES * v);
-        if (s->relu)
-            kept &= all > 0;
-        *(bits *)(to + LANES * v) = (bits)all & kept;
+        bits kept = (bits)sums[v];
+        if (last)
+            kept &= *(const bits *)(s->pixels + at + LANES * v);
+        if (last && s->relu)
+            kept &= sums[v] > 0;
+        *(bits *)(to + LANES * v) = kept;
     }
 }
 
@@ -55,8 +59,9 @@ INLINE void tile(const struct sum *s, const int vectors, long at, int output)
     static void planes_##VECTORS(const struct sum *s, long at, int tiles) \
     { \
         for (int t = 0; t < tiles; t++, at += VECTORS * LANES) \
-            for (int output = 0; output < s->outputs; output++) \
-                tile(s, VECTORS, at, output); \
+            for (int block = 0; block < s->blocks; block++) \
+                for (int output = 0; output < s->outputs; output++) \
+                    tile(s, VECTORS, at, block, output); \
     }
 
 /* The same for outputs of a single pixel. */

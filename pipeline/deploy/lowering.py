@@ -96,7 +96,11 @@ class _Lowering:
         else:
             handler, first = FUNCTIONS.get(node.target), []
             name = f"the operation {getattr(node.target, '__name__', node.target)}"
-        known(handler is not None and all(source in self.values for source in node.all_input_nodes), name, node.format_node())
+        known(
+            handler is not None and all(source in self.values for source in node.all_input_nodes),
+            name,
+            node.format_node(),
+        )
         arguments = [self.values[given] if isinstance(given, fx.Node) else given for given in node.args]
         try:
             self.values[node] = handler(self, arguments[0], *first, *arguments[1:], **node.kwargs)
@@ -108,7 +112,9 @@ class _Lowering:
         wanted = (math.prod(shape),) if self.output.flat else shape
         return Lowered(tuple(self.shapes), tuple(self.operations), self.output.tensor, wanted)
 
-    def convolve(self, value: _Value, nonzeros: Nonzeros, bias: np.ndarray, flat: bool = False, **options: Any) -> _Value:
+    def convolve(
+        self, value: _Value, nonzeros: Nonzeros, bias: np.ndarray, flat: bool = False, **options: Any
+    ) -> _Value:
         """Append a convolution; its result has one channel for each bias."""
         made = Convolution(value.tensor, len(self.shapes), nonzeros, bias, **options)
         return self._append(made, len(bias), flat)
@@ -142,7 +148,11 @@ class _Lowering:
         return self.convolve(_Value(second), diagonal(channels), np.zeros(channels), value.flat, addend=first)
 
     def convolution(self, value: _Value, module: nn.Conv2d) -> _Value:
-        known(module.padding_mode == "zeros" and not isinstance(module.padding, str), "the padding of a convolution", module)
+        known(
+            module.padding_mode == "zeros" and not isinstance(module.padding, str),
+            "the padding of a convolution",
+            module,
+        )
         weight = _numbers(module.weight, 0)
         dilation = _pair(module.dilation)
         extent = tuple(step * (size - 1) + 1 for size, step in zip(weight.shape[2:], dilation, strict=True))
@@ -176,7 +186,9 @@ class _Lowering:
     def average_pool(self, value: _Value, module: nn.AvgPool2d) -> _Value:
         plain = not module.ceil_mode and not module.divisor_override
         known(plain and (module.count_include_pad or not module.padding), "this average pooling", module)
-        return self._average(value, _pair(module.kernel_size), stride=_pair(module.stride), padding=_pair(module.padding))
+        return self._average(
+            value, _pair(module.kernel_size), stride=_pair(module.stride), padding=_pair(module.padding)
+        )
 
     def adaptive_average_pool(self, value: _Value, module: nn.AdaptiveAvgPool2d) -> _Value:
         known(_pair(module.output_size) == (1, 1), "adaptive pooling to more than one pixel", module)

@@ -5,7 +5,6 @@ a stride-1 convolution is, for the plane seen as one vector, a sum over nonzeros
 For larger strides the input is first split into its phases: one plane for each remainder of row and column.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
