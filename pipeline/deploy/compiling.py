@@ -44,7 +44,7 @@ def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
     """The folder's library, compiled now if there is none for this processor; and the description.
 
     Raises:
-        ArtifactError: the source is missing, or is not what its description names.
+        ArtifactError: the source is missing or not what its description names, or the library cannot be loaded.
         NoCompiler: it has to be compiled, and cannot be.
     """
     about = read_json(folder / "network.json")
@@ -54,12 +54,16 @@ def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
         _check_source(folder, about["source"])
         about["library"] = _compile(folder)
         write_json(folder / "network.json", about)
-    return ctypes.CDLL(str(folder.resolve() / about["library"]["file"])), about
+    path = folder.resolve() / about["library"]["file"]
+    try:
+        return ctypes.CDLL(str(path)), about
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be loaded ({error}); build the engine again, in another folder") from error
 
 
 def _is_usable(folder: Path, library: dict[str, Any] | None) -> bool:
     """Whole, and for this processor."""
-    if not library or library["cpu"] != _cpu():
+    if not library or library.get("cpu") != _cpu():
         return False
     path = folder / library["file"]
     return path.is_file() and sha256(path.read_bytes()) == library["sha256"]

@@ -56,6 +56,7 @@ INLINE void tile(const struct sum *s, const int vectors, long at, int block, int
 
 /* Planes: `tiles` tiles from position `at` on, for all output channels. */
 #define PLANES(VECTORS) \
+    _Static_assert(VECTORS <= TILE, "a tile fits into the registers"); \
     static void planes_##VECTORS(const struct sum *s, long at, int tiles) \
     { \
         for (int t = 0; t < tiles; t++, at += VECTORS * LANES) \
