@@ -63,9 +63,9 @@ def test_data_models_pruning_and_training_do_not_know_one_another(module):
     assert not strangers
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline.deploy")])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline.sparse_engine")])
 def test_deployed_networks_do_not_know_how_they_were_made(module):
-    allowed = ("pipeline.deploy", "pipeline.errors", "pipeline.files", "pipeline.sparse")
+    allowed = ("pipeline.sparse_engine", "pipeline.errors", "pipeline.files", "pipeline.sparse")
     assert all(name == "pipeline" or name.startswith(allowed) for name in imports_of(module))
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from pipeline.deploy.folding import fold
-from pipeline.deploy.lowering import lower
-from pipeline.deploy.operations import Convolution, MaxPool
-from pipeline.deploy.trimming import trim
+from pipeline.sparse_engine.folding import fold
+from pipeline.sparse_engine.lowering import lower
+from pipeline.sparse_engine.operations import Convolution, MaxPool
+from pipeline.sparse_engine.trimming import trim
 from pipeline.errors import ConfigError
 from pipeline.models.lenet5 import LeNet5
 from pipeline.models.resnet_cifar import resnet32

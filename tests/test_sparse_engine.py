@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from pipeline.deploy.compiling import NoCompiler
-from pipeline.deploy.sparse_engine import SparseEngine, build_engine
+from pipeline.sparse_engine.compiling import NoCompiler
+from pipeline.sparse_engine.engine import SparseEngine, build_engine
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.models.lenet5 import LeNet5
 from pipeline.models.resnet_cifar import BasicBlock, resnet32

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.deploy.operations import Convolution, Lowered, MaxPool, Nonzeros, Pair, Shape
+from pipeline.sparse_engine.operations import Convolution, Lowered, MaxPool, Nonzeros, Pair, Shape
 
 LANES = 16  # floats in a vector
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.deploy.operations import Convolution, Lowered, MaxPool, Nonzeros, Operation
+from pipeline.sparse_engine.operations import Convolution, Lowered, MaxPool, Nonzeros, Operation
 
 
 def fold(lowered: Lowered) -> Lowered:

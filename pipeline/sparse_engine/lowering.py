@@ -3,7 +3,7 @@
 Nearly everything between pictures and logits is a convolution with few nonzeros, and is written as one:
 a linear layer has a kernel as large as its input, an average has equal weights, batch norm, ReLU and
 addition are 1x1 convolutions with a diagonal, slicing and padding of channels are diagonals that are moved.
-Those diagonals are then folded into the convolution before them (`pipeline.deploy.folding`).
+Those diagonals are then folded into the convolution before them (`pipeline.sparse_engine.folding`).
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pipeline.deploy.operations import Convolution, Lowered, MaxPool, Nonzeros, Operation, Pair, Shape, diagonal
+from pipeline.sparse_engine.operations import Convolution, Lowered, MaxPool, Nonzeros, Operation, Pair, Shape, diagonal
 from pipeline.errors import ConfigError
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.deploy.compiling import load_library, write_source
-from pipeline.deploy.folding import fold
-from pipeline.deploy.generating import generate
-from pipeline.deploy.lowering import lower
-from pipeline.deploy.operations import Shape
-from pipeline.deploy.planning import plan
-from pipeline.deploy.trimming import trim
+from pipeline.sparse_engine.compiling import load_library, write_source
+from pipeline.sparse_engine.folding import fold
+from pipeline.sparse_engine.generating import generate
+from pipeline.sparse_engine.lowering import lower
+from pipeline.sparse_engine.operations import Shape
+from pipeline.sparse_engine.planning import plan
+from pipeline.sparse_engine.trimming import trim
 from pipeline.errors import ConfigError
 
 ALIGNMENT = 64  # bytes, of a vector

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.deploy.operations import MaxPool
-from pipeline.deploy.planning import LANES, Layout, Plan, Split, Sum
+from pipeline.sparse_engine.operations import MaxPool
+from pipeline.sparse_engine.planning import LANES, Layout, Plan, Split, Sum
 
 KERNELS = Path(__file__).with_name("kernels.c")
 TILE = 24  # most vectors in a tile: as many accumulators as fit into 32 registers, with room for the rest

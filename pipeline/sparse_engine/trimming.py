@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.deploy.operations import Convolution, Lowered, Nonzeros, Operation
+from pipeline.sparse_engine.operations import Convolution, Lowered, Nonzeros, Operation
 
 
 def trim(lowered: Lowered) -> Lowered:

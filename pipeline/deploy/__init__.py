@@ -1,1 +1,0 @@
-"""Pruned networks made ready to run: smaller, exported, and compiled."""
