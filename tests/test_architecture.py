@@ -29,6 +29,7 @@ CARRIERS = {
     "pipeline.pruning", "pipeline.resume", "pipeline.session", "pipeline.sparse", "pipeline.tensors",
     "pipeline.tracking", "pipeline.tracking_store", "pipeline.training", "pipeline.yaml_files", "stages",
 }  # fmt: skip
+DEPLOYED = [name for name in MODULES if name.startswith(("pipeline.deploy", "pipeline.sparse_engine"))]
 APART = ("pipeline.data", "pipeline.models", "pipeline.pruning", "pipeline.training")
 
 
@@ -63,10 +64,11 @@ def test_data_models_pruning_and_training_do_not_know_one_another(module):
     assert not strangers
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline.deploy")])
-def test_deploy_knows_files_and_no_other_room(module):
+@pytest.mark.parametrize("module", DEPLOYED)
+def test_deployed_networks_do_not_know_how_they_were_made(module):
+    room = ".".join(module.split(".")[:2])
     known = {"pipeline.errors", "pipeline.files", "pipeline.sparse"}
-    assert not {name for name in imports_of(module) - known if not name.startswith("pipeline.deploy")}
+    assert not {name for name in imports_of(module) - known if not name.startswith(room)}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline")])
