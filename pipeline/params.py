@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.method_params import METHOD_NAMES, Block, Count, Distillation, Fraction, Optimiser, Positive, Prune
 
+Runtime = Literal["pytorch", "onnxruntime", "openvino", "sparse-engine"]
+
 
 class Prepare(Block):
     """Which pictures: data set, the size of the validation split, and the seed of the split.
@@ -133,10 +135,11 @@ class Evaluate(Block):
 
 
 class Benchmark(Block):
-    """Latency: rounds that time each network once, after warm-up rounds."""
+    """Latency: rounds that time each network in each runtime, after warm-up rounds."""
 
     batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
-    threads: Count
+    threads: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    runtimes: Annotated[tuple[Runtime, ...], Field(min_length=1, strict=False)]
     warmup: Count
     rounds: Annotated[int, Field(ge=4)]
 

@@ -16,7 +16,7 @@ from pipeline.files import digest_of_file, sha256, write_json
 from pipeline.layout import Run, provenance_folder
 
 SOURCES = ("pipeline", "stages", "params.yaml", "dvc.yaml", "runs.yaml", "paper/dvc.yaml", "paper/runs.yaml")
-PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow")
+PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow", "onnx", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)

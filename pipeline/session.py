@@ -83,7 +83,7 @@ class Session:
             return
         self.tracker.__exit__(*error)
         if error[0] is None:
-            threads = self.params.get(self.stage, {}).get("threads") or self.experiment.training.threads
+            threads = self.experiment.training.threads
             making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads, self._code)
             provenance.write(self.root, self.run, making)
         self.scratch.__exit__(*error)

@@ -1,18 +1,28 @@
 """`python -m stages.benchmark RUN`: count, weigh and time the pruned network beside the dense one."""
 
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
 from pipeline import entry, layout
-from pipeline.benchmark.latency import latency
+from pipeline.benchmark.rows import nested
+from pipeline.benchmark.runtimes import SPARSE, contenders, timed
 from pipeline.config import Config
 from pipeline.data.batches import in_order
-from pipeline.evaluation.counts import counts, layer_counts
+from pipeline.deploy.compaction import Compacted, compact
+from pipeline.evaluation.counts import counts, layer_counts, magnitudes
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
 from pipeline.session import Session
 from pipeline.settings import prepare_torch
-from pipeline.sparse import load_sparse
+from pipeline.sparse import load_sparse, save_sparse, sizes
 from pipeline.tensors import load_tensors
 
 STAGE = "benchmark"
+COMPRESSION_LEVEL = 19
 
 
 def main(arguments: list[str]) -> None:
@@ -21,33 +31,77 @@ def main(arguments: list[str]) -> None:
     run = config.pruned_run(name)
     dense, sparse = layout.weights_file(run.dense, "pretrain"), layout.weights_file(run, "retrain")
     data = layout.data_file(run.experiment, "validate")
-    with Session(STAGE, run, config, [data, dense, sparse]) as session:
+    with Session(STAGE, run, config, [data, dense, sparse]) as session, tempfile.TemporaryDirectory() as folder:
         block, crop = session.experiment.benchmark, session.experiment.training.crop
         pictures = session.pictures("validate")
-        prepare_torch(block.threads)
+        prepare_torch(max(block.threads))
         states = {"dense": load_tensors(config.root / dense)[0], "pruned": load_sparse(config.root / sparse)[0]}
         networks = {
-            kind: build(session.experiment.model, pictures.classes, run.seed, state) for kind, state in states.items()
+            kind: build(session.experiment.model, pictures.classes, run.seed, state).eval()
+            for kind, state in states.items()
         }
         weights = prunable_weights(networks["pruned"])
-        picture = next(in_order(pictures, 1, crop))[0]
-        timed = {}
-        for size in block.batch_sizes:
-            images = next(in_order(pictures, size, crop))[0]
-            found = latency(networks, images, block.warmup, block.rounds)
-            ratio = found["dense"]["median_ms"] / found["pruned"]["median_ms"]
-            timed[f"batch_{size}"] = {**found, "ratio": round(ratio, 4)}
+        images = next(in_order(pictures, max(block.batch_sizes), crop))[0]
+        compacted = compact(networks["pruned"], images[:1])
+        sides = {"dense": networks["dense"], "compacted": compacted.network}
+        everyone, absent = contenders(sides, networks["pruned"], images[:1], Path(folder), block.runtimes)
+        rows = timed(everyone, images, block.batch_sizes, block.threads, block.warmup, block.rounds)
         session.finish(
             {
-                "counts": counts(networks["pruned"], weights, picture),
+                "counts": counts(networks["pruned"], weights, images[:1]),
                 "layers": layer_counts(weights),
-                "bytes": {
-                    "dense": (config.root / dense).stat().st_size,
-                    "sparse": (config.root / sparse).stat().st_size,
-                },
-                "latency": {"threads": block.threads, **timed},
+                "histogram": magnitudes({"dense": prunable_weights(networks["dense"]), "pruned": weights}),
+                "bytes": sizes_of(config.root / dense, config.root / sparse, Path(folder), list(weights)),
+                "compaction": compaction(compacted),
+                "runtimes": nested(rows, absent),
+                "sparse_engine": engine_of(Path(folder)) if any(each.runtime == SPARSE for each in everyone) else None,
             }
         )
+
+
+def sizes_of(dense: Path, sparse: Path, folder: Path, prunable: list[str]) -> dict[str, int]:
+    """Bytes of the files, with values in fp16, packed, and what they could be at least."""
+    state, about = load_sparse(sparse)
+    halved = folder / "halved.safetensors"
+    save_sparse(halved, state, prunable, about, values="fp16")
+    found = {"dense": dense, "sparse": sparse, "sparse_fp16": halved}
+    parts = sizes(sparse)
+    return {
+        **{name: path.stat().st_size for name, path in found.items()},
+        **{f"{name}_zstd": len(packed(path)) for name, path in found.items()},
+        "sparse_header": parts["header"],
+        "sparse_bound": parts["bound"],
+    }
+
+
+def packed(path: Path) -> bytes:
+    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(path.read_bytes())
+
+
+def compaction(found: Compacted) -> dict[str, Any]:
+    return {
+        "channels_before": sum(before for before, _ in found.channels.values()),
+        "channels_removed": found.channels_removed,
+        "parameters_before": found.parameters_before,
+        "parameters_after": found.parameters_after,
+        "flops_before": found.flops_before,
+        "flops_after": found.flops_after,
+        "left_alone": list(found.left_alone),
+    }
+
+
+def engine_of(folder: Path) -> Mapping[str, Any]:
+    """What the sparse engine was compiled with."""
+    from pipeline.sparse_engine.engine import SparseEngine
+
+    about = SparseEngine(folder / "engine").about
+    library = about["library"]
+    return {
+        "compiler": library["compiler"],
+        "flags": " ".join(library["flags"]),
+        "source_bytes": (folder / "engine" / "network.c").stat().st_size,
+        "nonzeros": about["nonzeros"],
+    }
 
 
 if __name__ == "__main__":

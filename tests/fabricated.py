@@ -28,7 +28,7 @@ PARAMS = {
     },
     "retrain": {**SCHEDULE, "distillation": NO_DISTILLATION},
     "evaluate": {"batch_size": 10},
-    "benchmark": {"batch_sizes": [1], "threads": 1, "warmup": 1, "rounds": 4},
+    "benchmark": {"batch_sizes": [1], "threads": [1], "runtimes": ["pytorch"], "warmup": 1, "rounds": 4},
 }  # fmt: skip
 MACHINE = {"processor": "Imagined CPU", "cores": 2, "memory_gib": 8.0, "system": "Linux"}
 
@@ -110,15 +110,13 @@ def metrics_of(pruned: float, converged: bool) -> dict[str, dict[str, Any]]:
             },
             "layers": {"conv1": {"weights": 200, "survivors": 50}, "fc1": {"weights": 800, "survivors": 50}},
             "bytes": {"dense": 4400, "sparse": 1234},
-            "latency": {
-                "threads": 1, "batch_1": {"dense": timing(2.0), "pruned": timing(1.25), "ratio": 1.6},
-            },
+            "runtimes": {"dense": {"pytorch": timing(2.0)}, "compacted": {"pytorch": timing(1.25)}},
         },
     }  # fmt: skip
 
 
-def timing(median: float) -> dict[str, float]:
-    return {"median_ms": median, "q1_ms": median - 0.1, "q3_ms": median + 0.1}
+def timing(median: float) -> dict[str, Any]:
+    return {"bytes": None, "batch_1_threads_1": {"median_ms": median, "q1_ms": median - 0.1, "q3_ms": median + 0.1}}
 
 
 def owner(run: PrunedRun, stage: str) -> Any:

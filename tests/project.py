@@ -15,7 +15,13 @@ DENSE, RUN = "quickstart-dense-s0", "quickstart-reweighted-admm-50x-s0"
 SHORT = {
     "extra_epochs": 4,
     "training": {"batch_size": 64, "precision": "fp32", "threads": 1, "shift": 2},
-    "benchmark": {"batch_sizes": [1, 64], "threads": 1, "warmup": 1, "rounds": 8},
+    "benchmark": {
+        "batch_sizes": [1, 64],
+        "threads": [1, 2],
+        "runtimes": ["pytorch", "onnxruntime", "openvino", "sparse-engine"],
+        "warmup": 1,
+        "rounds": 4,
+    },
 }
 
 

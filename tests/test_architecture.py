@@ -23,7 +23,7 @@ MODULES = {
 # Code that carries or shows results and cannot change them: no stage depends on it. The tables of
 # networks and methods are followed by name instead: a run depends on its own entry only.
 CARRIERS = {
-    "pipeline", "pipeline.benchmark", "pipeline.bits", "pipeline.config", "pipeline.data",
+    "pipeline", "pipeline.benchmark", "pipeline.benchmark.rows", "pipeline.bits", "pipeline.config", "pipeline.data",
     "pipeline.entry", "pipeline.errors", "pipeline.evaluation", "pipeline.files", "pipeline.journal",
     "pipeline.layout", "pipeline.method_params", "pipeline.models", "pipeline.params", "pipeline.provenance",
     "pipeline.pruning", "pipeline.resume", "pipeline.session", "pipeline.sparse", "pipeline.tensors",
@@ -120,8 +120,11 @@ def listed_modules(stage: str) -> set[str]:
     found = set()
     for path in dvc_stages()[stage]["do"]["deps"]:
         path = path.replace("${item.network}", "pipeline/models/lenet5.py").replace("${item.code}", "reweighted_admm")
+        name = path.removesuffix(".py").replace("/", ".")
         if path.endswith(".py"):
-            found.add(path.removesuffix(".py").replace("/", "."))
+            found.add(name)
+        elif path.startswith("pipeline/"):  # a folder
+            found |= {module for module in MODULES if module.startswith(f"{name}.")}
     return found
 
 

@@ -66,14 +66,18 @@ SENSITIVITY = {
         for i, value in enumerate(values)
     ],
 }  # fmt: skip
-RUNTIMES = [
-    {"network": network, "engine": engine, "batch": 1, "threads": 1, "median_ms": ms, "quartile1_ms": 0.9 * ms,
-     "quartile3_ms": 1.2 * ms, "bytes": size}
+RUNTIMES = {
+    network: {
+        engine: {
+            "bytes": size, "batch_1_threads_1": {"median_ms": ms, "q1_ms": 0.9 * ms, "q3_ms": 1.2 * ms}
+        },
+        "openvino": "not installed",
+    }
     for network, engine, ms, size in (
         ("dense", "pytorch", 2.0, 1_700_000), ("pruned", "pytorch", 1.9, 1_700_000),
         ("compacted", "onnxruntime", 0.3, 90_000),
     )
-] + [{"engine": "openvino", "not_installed": True}]  # fmt: skip
+}  # fmt: skip
 
 
 def sparse_lenet5(seed: int) -> dict[str, torch.Tensor]:
@@ -111,7 +115,7 @@ def record(root: Path, run, monkeypatch, pruned: float, **more) -> None:
 
     def metrics_of(pruned, converged):
         metrics = plain(pruned, converged)
-        metrics["benchmark"] |= {"layers": LAYERS, **more}
+        metrics["benchmark"] |= {"layers": LAYERS, "runtimes": {}, **more}
         return metrics
 
     with monkeypatch.context() as patch:

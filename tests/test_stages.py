@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 import torch
 
+from pipeline.benchmark.rows import flat
 from pipeline.config import Config
 from pipeline.sparse import load_sparse
 from tests.project import DENSE, RUN, commit, copy_project, run, stage
@@ -47,7 +48,15 @@ def test_the_figures_fit_together(project):
     benchmark = metrics(project, "benchmark")
     assert benchmark["counts"]["flops_dense"] == 2 * (500 * 24 * 24 + 25_000 * 8 * 8 + 400_000 + 5_000)
     assert benchmark["bytes"]["sparse"] < benchmark["bytes"]["dense"] / 20
-    assert benchmark["latency"]["batch_1"]["dense"]["median_ms"] > 0
+    assert benchmark["bytes"]["sparse_fp16"] < benchmark["bytes"]["sparse"]
+    assert benchmark["compaction"]["channels_removed"] > 0
+    timed = {(row["network"], row["engine"], row["batch"], row["threads"]): row for row in flat(benchmark["runtimes"])}
+    for network in ("dense", "compacted"):
+        for engine in ("pytorch", "onnxruntime", "openvino"):
+            assert timed[network, engine, 64, 2]["q1_ms"] <= timed[network, engine, 64, 2]["q3_ms"]
+    assert timed["pruned", "sparse-engine", 1, 1]["median_ms"] > 0
+    assert benchmark["sparse_engine"]["nonzeros"] >= SURVIVORS * 0.5
+    assert sum(benchmark["histogram"]["pruned"]) <= SURVIVORS
 
 
 def test_the_report_shows_the_run(project):

@@ -17,6 +17,24 @@ def layer_counts(weights: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
     }
 
 
+# Edges of the classes of |W|, a quarter of a power of ten apart.
+EDGES = tuple(10 ** (exponent / 4) for exponent in range(-24, 5))
+
+
+def magnitudes(networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[float]]:
+    """How many nonzero weights of each network lie between two neighbouring edges of |W|; the last class is open.
+
+    Zeros and what is below the first edge are left out.
+    """
+    edges = torch.tensor(EDGES)
+    found: dict[str, list[float]] = {"edges": list(EDGES)}
+    for name, weights in networks.items():
+        flat = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
+        places = torch.bucketize(flat[flat >= edges[0]], edges, right=True) - 1
+        found[name] = torch.bincount(places.clamp(max=len(EDGES) - 2), minlength=len(EDGES) - 1).tolist()
+    return found
+
+
 def counts(network: nn.Module, weights: Mapping[str, Tensor], picture: Tensor) -> dict[str, Any]:
     """Counts of a pruned network; `picture` (1, C, H, W) is an input, `weights` its prunable tensors.
 

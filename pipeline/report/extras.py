@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.benchmark.rows import not_installed
 from pipeline.errors import ArtifactError
 from pipeline.files import read_json
 from pipeline.pruning.control import LARGEST_PRIMAL_RESIDUAL
@@ -82,12 +83,7 @@ def sensitivity_table(rows: Rows) -> Table:
 
 def runtime_rows(records: Sequence[Record]) -> list[tuple[Record, Mapping[str, Any]]]:
     """Each timed row of `benchmark.runtimes` with its record; engines that were not installed are left out."""
-    return [
-        (record, row)
-        for record in records
-        for row in record.metrics["benchmark"].get("runtimes", [])
-        if not row.get("not_installed") and "median_ms" in row
-    ]
+    return [(record, row) for record in records for row in record.runtimes]
 
 
 def runtimes_plot(records: Sequence[Record]) -> Plot:
@@ -103,10 +99,7 @@ def runtimes_plot(records: Sequence[Record]) -> Plot:
         stored = [pair for pair in rows if pair[1].get("bytes")]
         if stored:
             panels.append(_scatter(f"bytes-{experiment}", f"{experiment}: bytes", stored, "bytes"))
-    absent = sorted({
-        row["engine"] for record in records for row in record.metrics["benchmark"].get("runtimes", [])
-        if row.get("not_installed")
-    })  # fmt: skip
+    absent = sorted(set().union(*(not_installed(one.metrics["benchmark"].get("runtimes", {})) for one in records)))
     caption = (
         "Test accuracy against the median time of a forward pass (bars: quartiles) and against bytes. "
         f"Up and to the left is better. Networks pruned by {OUR_METHOD}, means over seeds; a line joins the "
@@ -194,7 +187,7 @@ def _key(networks: Sequence[str], shapes: Mapping[str, str]) -> list[Line2D]:
 
 
 def _quartiles(row: Mapping[str, Any]) -> list[float]:
-    return [row.get("quartile1_ms", row["median_ms"]), row.get("quartile3_ms", row["median_ms"])]
+    return [row["q1_ms"], row["q3_ms"]]
 
 
 def _tested(record: Record, row: Mapping[str, Any]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.benchmark.rows import flat
 from pipeline.config import Config
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_tree, read_json, sha256, write_bytes, write_json
@@ -42,7 +43,7 @@ NEEDED = {
     ),
     "benchmark": (
         "counts.surviving_weights", "counts.compression_ratio", "counts.compression_ratio_all_parameters",
-        "layers", "bytes.dense", "bytes.sparse", "latency",
+        "layers", "bytes.dense", "bytes.sparse", "runtimes",
     ),
 }  # fmt: skip
 
@@ -68,6 +69,11 @@ class Result:
     def converged(self) -> bool | None:
         """None: the method cuts by its nature; False: it should not have had to, and the run supports no claim."""
         return self.metrics["prune"]["converged"]
+
+    @property
+    def runtimes(self) -> list[dict[str, Any]]:
+        """A row a timed network, engine, batch and number of threads."""
+        return flat(self.metrics["benchmark"].get("runtimes", {}))
 
     @property
     def supports_claims(self) -> bool:

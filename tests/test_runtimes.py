@@ -1,0 +1,87 @@
+"""Runtimes are timed only where they answer as PyTorch does, and what is not installed says so."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.benchmark import runtimes
+from pipeline.benchmark.rows import flat, nested, not_installed
+from pipeline.benchmark.runtimes import Contender, contenders, timed
+from pipeline.benchmark.timing import interleaved, quartiles
+from pipeline.deploy.compaction import compact
+from pipeline.errors import ArtifactError
+from pipeline.models.lenet5 import LeNet5
+from pipeline.pruning.masks import apply_, largest, prunable_weights
+
+PICTURE = torch.zeros(1, 1, 28, 28)
+IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def lenet5(kept: int | None = None) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = LeNet5(10, relu=True).eval()
+    if kept:
+        weights = prunable_weights(network)
+        apply_(weights, largest(weights, kept))
+    return network
+
+
+def test_quartiles_by_hand():
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median_ms": 3.0, "q1_ms": 2.0, "q3_ms": 4.0}
+
+
+def test_rounds_take_turns_and_warm_up_does_not_count():
+    seen = []
+    found = interleaved({name: lambda name=name: seen.append(name) for name in "ab"}, warmup=1, rounds=4)
+    assert "".join(seen) == "aabb" * 5
+    assert set(found) == {"a", "b"}
+
+
+def test_rows_come_back_from_their_metrics():
+    times = {"median_ms": 2.0, "q1_ms": 1.0, "q3_ms": 3.0}
+    rows = [
+        {"network": "dense", "engine": "pytorch", "batch": size, "threads": 1, "bytes": None, **times}
+        for size in (1, 64)
+    ]
+    found = nested(rows, [("dense", "openvino")])
+    assert found["dense"]["pytorch"]["batch_64_threads_1"] == times
+    assert flat(found) == rows
+    assert not_installed(found) == {"openvino"}
+
+
+def test_every_network_in_every_runtime(tmp_path):
+    pruned = lenet5(40_000)
+    sides = {"dense": lenet5(), "compacted": compact(pruned, PICTURE).network}
+    everyone, absent = contenders(sides, pruned, PICTURE, tmp_path, runtimes.RUNTIMES)
+    rows = list(timed(everyone, IMAGES, [1, 4], [1, 2], 1, 4))
+    assert absent == []
+    assert len(rows) == 7 * 2 * 2
+    assert {(row["network"], row["engine"]) for row in rows} == {
+        *((name, engine) for name in sides for engine in ("pytorch", "onnxruntime", "openvino")),
+        ("pruned", "sparse-engine"),
+    }
+    sizes = {(row["network"], row["engine"]): row["bytes"] for row in rows}
+    assert sizes["compacted", "onnxruntime"] < sizes["dense", "onnxruntime"]
+    assert sizes["dense", "pytorch"] is None
+
+
+def test_wrong_answers_are_not_timed():
+    network = lenet5()
+    wrong = Contender("dense", "odd", lambda threads: lambda pictures: np.ones((len(pictures), 10)), network, None)
+    with pytest.raises(ArtifactError, match="odd answers for the dense network differ from PyTorch's"):
+        list(timed([wrong], IMAGES, [1], [1], 0, 4))
+
+
+def test_a_runtime_that_is_not_installed_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "openvino_installed", lambda: False)
+    everyone, absent = contenders({"dense": lenet5()}, lenet5(40_000), PICTURE, tmp_path, ["openvino", "onnxruntime"])
+    assert [each.runtime for each in everyone] == ["onnxruntime"]
+    assert absent == [("dense", "openvino")]
+
+
+def test_without_a_compiler_onnx_runtime_is_left(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    everyone, absent = contenders({}, lenet5(40_000), PICTURE, tmp_path, ["sparse-engine"])
+    assert everyone == []
+    assert absent == [("pruned", "sparse-engine")]
+    assert "ONNX Runtime" in caplog.text
