@@ -33,7 +33,8 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("model", "training", "evaluate"),
     "benchmark": ("model", "training", "benchmark"),
 }
-DENSE_STAGES = ("pretrain", "reference")
+# What a pruned run is found by in tracking, beside method, ratio and seed.
+TRACKED = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "prune", "retrain")
 # Code whose change makes a checkpoint stale (the files that a training stage lists in dvc.yaml).
 CODE = (
     "assembly.py",
@@ -172,9 +173,8 @@ def tracked_params(config: Config, run: Run) -> dict[str, Any]:
     if isinstance(run, DenseRun):
         blocks = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference")
         return {"seed": run.seed, **config.params_of(run, blocks)}
-    blocks = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "prune", "retrain")
     own = {"method": run.method, "ratio": run.ratio, "seed": run.seed}
-    return {**own, **config.params_of(run, blocks)}
+    return {**own, **config.params_of(run, TRACKED)}
 
 
 def _existing(path: Path) -> Path:

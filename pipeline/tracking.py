@@ -19,10 +19,10 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json
-from pipeline.journal import Event, Identity, Journal, find_root, locked, read_events
+from pipeline.journal import Event, Identity, Journal, find_root, flatten, locked, now_ms, read_events
 from pipeline.tracking_store import Place, Store, without_credentials
 
-__all__ = ["Identity", "Tracker", "copy_to_parent", "find_root", "sync"]
+__all__ = ["Identity", "Tracker", "copy_to_parent", "find_root", "register", "sync"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,24 @@ def copy_to_parent(
         journal.append([_artifact(root, path) for path in artifacts])
         journal.append([{"kind": "end", "status": "FINISHED"}])
     _try_to_send(Store(root), journal.path)
+
+
+def register(root: Path, identity: Identity, name: str, path: Path) -> str:
+    """Register an ONNX file as the next version of a model, on the run that it is of; gives its address.
+
+    Raises:
+        PipelineError: the store cannot be reached.
+    """
+    root = root.resolve()
+    store = Store(root)
+    event = {
+        "kind": "begin", "experiment": identity.experiment, "run": identity.run, "key": identity.key,
+        "stage": identity.stage, "attempt": 1, "child": False, "params": flatten(identity.params),
+        "tags": dict(identity.tags), "time": now_ms(),
+    }  # fmt: skip
+    with _store_failures(store, "the exported files are whole; register them again when it answers"):
+        store.connect()
+        return store.register(event, name, path)
 
 
 def sync(root: Path) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,30 @@ class Store:
         elif event["kind"] == "end":
             self._end(event, place)
         return place
+
+    def register(self, event: Event, name: str, path: Path) -> str:
+        """Put an ONNX file on the parent run of a `begin` event, as the next version of a registered model.
+
+        Gives the address to load it by: `mlflow.pyfunc.load_model(address)`.
+        """
+        import mlflow.onnx
+        import onnx
+        from mlflow.exceptions import MlflowException
+
+        client, parent = self.connect(), self._begin(event, Place()).parent
+        with tempfile.TemporaryDirectory() as folder:
+            packed = Path(folder, path.stem)
+            mlflow.onnx.save_model(onnx.load(path), packed)
+            client.log_artifacts(parent, str(packed), path.stem)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{client.get_run(parent).info.artifact_uri}/{path.stem}"
+        version = client.create_model_version(name, source, parent).version
+        self._end({"status": "FINISHED", "time": event["time"]}, Place(parent=parent))
+        return f"models:/{name}/{version}"
 
     def _begin(self, event: Event, place: Place) -> Place:
         """Find or create the parent, and the child for this attempt of the stage, as running."""

@@ -1,10 +1,14 @@
-"""`python -m stages.export RUN`: write a finished run's network for other programs, into `exports/<run>/`.
+"""Write a finished run's network for other programs, into `exports/<run>/`.
+
+    python -m stages.export RUN [--register]
 
 `pruned.onnx` has the zeros in it, `compacted.onnx` is the same function without dead channels, and
 `sparse.safetensors` and `sparse-fp16.safetensors` hold the weights alone. No data set is read.
+`--register`: the compacted network becomes the next version of the model RUN in MLflow's registry.
 """
 
 import logging
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +28,9 @@ from pipeline.models import build
 from pipeline.params import Model, Prepare, Training
 from pipeline.pruning.masks import prunable_weights
 from pipeline.report.ledger import read_record
+from pipeline.session import identity_of
 from pipeline.sparse import load_sparse, save_sparse
+from pipeline.tracking import find_root, register
 
 FOLDER = "exports"
 COMPRESSION_LEVEL = 19
@@ -43,11 +49,14 @@ class Source:
 
 
 def main(arguments: list[str]) -> None:
-    (name,) = entry.arguments_of(arguments, "RUN")
+    parser = ArgumentParser(prog="python -m stages.export")
+    parser.add_argument("run")
+    parser.add_argument("--register", action="store_true", help="register the compacted network in MLflow")
+    options = parser.parse_args(arguments)
     for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     config = Config(entry.root())
-    run = config.pruned_run(name)
+    run = config.pruned_run(options.run)
     source = source_of(config, run)
     state, about = load_sparse(config.root / source.path)
     network, picture = network_of(source.model, state).eval(), torch.zeros(1, *source.shape)
@@ -64,6 +73,10 @@ def main(arguments: list[str]) -> None:
     print(f"{run.name}, from {source.path}")
     show_compaction(compacted)
     show_files(folder.relative_to(config.root), rows)
+    if options.register:
+        identity = identity_of(config, run, "export", {})
+        address = register(find_root(), identity, run.name, folder / "compacted.onnx")
+        print(f'  mlflow.pyfunc.load_model("{address}").predict({{"pictures": pictures}})')
 
 
 def source_of(config: Config, run: layout.PrunedRun) -> Source:

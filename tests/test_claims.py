@@ -3,7 +3,9 @@
 import pytest
 import yaml
 
+from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.files import read_json
 from pipeline.layout import PrunedRun
 from pipeline.report.claims import Claim, read_claims
 from pipeline.report.economy import economy
@@ -203,3 +205,22 @@ def test_a_wrong_published_entry_names_its_line(tmp_path):
     line = text[: text.index("soon")].count("\n") + 1
     with pytest.raises(ConfigError, match=f"line {line}: published.0.year"):
         read_published(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("results/*-tuning.json")), ids=lambda file: file.stem)
+def test_the_parameters_are_those_of_the_best_trial(file):
+    """Of a method's trials the best on validation, those that converged before those that did not."""
+    content = read_json(file)
+    config = Config(ROOT)
+    best: dict = {}
+    for row in content["trials"]:
+        standing = row["converged"] is not False, row["validation_accuracy"]
+        method = row["trial"]["method"]
+        if method not in best or standing > best[method][0]:
+            best[method] = standing, row["trial"]["values"]
+    experiment = config.experiment(content["experiment"])
+    counts = {method: sum(row["trial"]["method"] == method for row in content["trials"]) for method in best}
+    assert len(set(counts.values())) == 1
+    for method, (_, values) in best.items():
+        chosen = experiment.prune.method(method)
+        assert {name: getattr(chosen, name) for name in values} == values, method
