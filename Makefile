@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 export PATH := $(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all lint ui sync record tables study audit report export register bench clean
+.PHONY: help install repro test test-all lint ui sync record tables study audit report export register bench profile clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -66,6 +66,9 @@ report: install ## write REPORT.md and report.html: verdicts, tables and figures
 
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
 	@python -m stages.bench_training $(EXP)
+
+profile: install ## where the time of an epoch goes, once the data is prepared: EXP=resnet32
+	@python -m stages.profile_training $(EXP)
 
 clean: ## forget unfinished stages (finished results stay)
 	rm -rf .scratch

@@ -49,10 +49,11 @@ AUDIT = {
                 {"experiment": "elsewhere", "ratio": 10, "compared": "pruned - dense", "why": "mean +0.250 pp",
                  "verdict": "inconclusive", "scale": "full", "n_seeds": 1},
             ],
-            "evidence": ["results/fabricated/reweighted-admm-10x-s0.json"],
+            "evidence": ["results/fabricated/reweighted-admm-10x-s0.json"], "why": "mean -1.000 pp",
         },
-        {"id": "C2", "claim": "ResNet-50", "metric": "accuracy", "verdict": "not run", "scale": "reduced",
-         "target": {"ratio": 4.24}, "n_seeds": 0, "protocol": [], "measured": [], "beside": [], "evidence": []},
+        {"id": "C2", "claim": "ResNet-50", "metric": "accuracy", "verdict": "not run", "scale": None,
+         "target": {"ratio": 4.24}, "n_seeds": 0, "protocol": [], "measured": [], "beside": [], "evidence": [],
+         "why": "no record"},
     ],
     "choices": ["The *denominator* is ours."],
 }  # fmt: skip
@@ -177,7 +178,7 @@ def test_sections_stand_in_their_order(page):
 def test_verdicts_come_first_with_measured_numbers_and_notes(page):
     row = "| C1 | LeNet-5 <b>at</b> 20x | **not reproduced** | full | ratio 20; difference 0.0 | "
     assert row + "fabricated at 10x, pruned - dense: mean -1.000 pp | 2 | last epoch | [^1] |" in page.markdown
-    assert "| C2 | ResNet-50 | **not run** | reduced | ratio 4.24 | – | – | – | – |" in page.markdown
+    assert "| C2 | ResNet-50 | **not run** | – | ratio 4.24 | – | – | – | – |" in page.markdown
     beside = "| C1 | elsewhere | 10x | pruned - dense | mean +0.250 pp | inconclusive (beside) | full | 1 |"
     assert beside in page.markdown
     assert "The <em>denominator</em> is ours." in page.html

@@ -265,9 +265,12 @@ def test_show_prints_the_results_and_where_more_is(project, monkeypatch, capsys)
     assert "word" not in printed
 
 
+TABLES = ("results", "published", "verdicts", "runtimes")
+
+
 def test_readme_tables_are_written_checked_and_found_out_of_date(project):
     readme = project / "README.md"
-    readme.write_text("# T\n" + "".join(f"<!-- table:{n} -->\n<!-- end:{n} -->\n" for n in ("results", "published")))
+    readme.write_text("# T\n" + "".join(f"<!-- table:{n} -->\n<!-- end:{n} -->\n" for n in TABLES))
     tables_stage.main([])
     assert document.NO_RECORD in readme.read_text()
     tables_stage.main(["--check"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sqlite3
 
 import pytest
@@ -130,6 +131,19 @@ def test_a_record_of_other_parameters_is_refused(project):
         (project / "params.yaml").write_text(params)
     assert refused.returncode == 1
     assert "ran with other parameters than params.yaml has now (prune)" in refused.stderr
+
+
+def test_a_lost_database_is_rebuilt_from_the_ledger(project, tmp_path):
+    """A clone has no journal either."""
+    clone = shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("journal", "mlflow.db*", "data"))
+    stage(clone, "sync")
+    with sqlite3.connect(clone / "mlflow.db") as database:
+        names = [name for (name,) in database.execute("select name from runs")]
+        values = dict(database.execute("select key, value from latest_metrics"))
+        params = dict(database.execute("select key, value from params"))
+    assert names == [RUN]
+    assert values["evaluate.pruned_accuracy"] == metrics(project, "evaluate")["pruned_accuracy"]
+    assert params["method"] == "reweighted-admm"
 
 
 @pytest.mark.slow

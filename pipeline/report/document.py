@@ -8,9 +8,19 @@ from pipeline.report.ledger import Record, Result, read_ledger
 from pipeline.report.published import published_table, read_published
 from pipeline.report.render import Table, markdown, whole
 from pipeline.report.statistics import FEWEST_FOR_INTERVAL, group
-from pipeline.report.tables import handover_table, layer_table, result_table, seeds_table, with_seconds
+from pipeline.report.tables import (
+    fastest_table,
+    handover_table,
+    layer_table,
+    result_table,
+    seeds_table,
+    with_seconds,
+)
+from pipeline.report.verdicts import read_audit, summary_table
 
 NO_RECORD = "No run is recorded yet.\n"
+NO_AUDIT = "No verdict yet: `make audit` writes them.\n"
+NOT_TIMED = "No record has timings of several runtimes yet.\n"
 SEEDS_NOTE = (
     "Mean ± sample standard deviation over all seeds, accuracy on the test set. *Dense best*: the better "
     "of the dense network and the dense network trained on for the same extra epochs. *Paired "
@@ -58,7 +68,14 @@ def readme_tables(root: Path) -> dict[str, str]:
     return {
         "results": results_section(records),
         "published": markdown(published_table(read_published(root), group(records))),
+        "verdicts": verdicts_text(root),
+        "runtimes": markdown(fastest_table(records)) if any(one.runtimes for one in records) else NOT_TIMED,
     }
+
+
+def verdicts_text(root: Path) -> str:
+    audit = read_audit(root)
+    return markdown(summary_table(audit.verdicts)) if audit else NO_AUDIT
 
 
 def results_section(records: Sequence[Record]) -> str:

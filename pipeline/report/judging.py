@@ -55,7 +55,7 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
         "claim": claim.claim,
         "metric": claim.metric,
         "verdict": verdict,
-        "scale": "reduced" if reduced else "full",
+        "scale": None if not made else "reduced" if reduced else "full",
         "target": claim.target.model_dump(exclude_none=True),
         "measured": [found.described for found in findings],
         "beside": [found.described for found in beside if found.verdict != NOT_RUN],

@@ -39,12 +39,47 @@ def _result_row(result: Result) -> tuple[str, ...]:
     )
 
 
+def fastest_table(results: Sequence[Result]) -> Table:
+    """A row a run that was timed in several runtimes: the best ways to run it, one picture on one thread."""
+    headers = (
+        "run", "dense, best (ms)", "compacted, best (ms)", "sparse engine (ms)", "times as fast", "dense ONNX (bytes)",
+        "compacted ONNX (bytes)", "engine (bytes)", "sparse file (bytes)", "sparse file, fp16 (bytes)",
+    )  # fmt: skip
+    several = [one for one in results if {row["engine"] for row in one.runtimes} > {"pytorch"}]
+    return Table(headers, [_fastest_row(one) for one in several])
+
+
+def _fastest_row(result: Result) -> tuple[str, ...]:
+    dense, compacted, engine = (_best(result, network) for network in ("dense", "compacted", "pruned"))
+    ours = min((row for row in (compacted, engine) if row), key=lambda row: row["median_ms"])
+    stored = result.metrics["benchmark"]["bytes"]
+    files = [_bytes(result, "dense"), _bytes(result, "compacted"), _bytes(result, "pruned")]
+    return (
+        result.run.name,
+        *(f"{row['median_ms']:.4g} ({row['engine']})" if row else NOTHING for row in (dense, compacted)),
+        f"{engine['median_ms']:.4g}" if engine else NOTHING,
+        f"{dense['median_ms'] / ours['median_ms']:.2f}",
+        *(whole(size) if size else NOTHING for size in files),
+        whole(stored["sparse"]),
+        whole(stored["sparse_fp16"]),
+    )
+
+
+def _best(result: Result, network: str) -> Mapping[str, Any] | None:
+    """The least median time of one picture on one thread, in any runtime."""
+    alone = [row for row in result.runtimes if (row["network"], row["batch"], row["threads"]) == (network, 1, 1)]
+    return min(alone, key=lambda row: row["median_ms"], default=None)
+
+
+def _bytes(result: Result, network: str) -> int | None:
+    """Of the file that the network's runtimes load."""
+    return next((row["bytes"] for row in result.runtimes if row["network"] == network and row["bytes"]), None)
+
+
 def _fastest(result: Result, networks: Sequence[str]) -> str:
-    """The least median time of one picture on one thread in any runtime, and which one that is."""
-    rows = [
-        row for row in result.runtimes if row["network"] in networks and (row["batch"], row["threads"]) == (1, 1)
-    ]  # fmt: skip
-    best = min(rows, key=lambda row: row["median_ms"], default=None)
+    """The best of several networks, and in which runtime."""
+    found = [best for network in networks if (best := _best(result, network))]
+    best = min(found, key=lambda row: row["median_ms"], default=None)
     return f"{best['median_ms']:.3f} ({best['engine']})" if best else NOTHING
 
 

@@ -28,6 +28,7 @@ class Verdict:
     measured: str
     seeds: str
     protocol: str
+    why: str
     evidence: tuple[str, ...]
     comparisons: tuple[tuple[str, ...], ...]
 
@@ -78,6 +79,16 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return Table(headers, rows)
 
 
+def summary_table(verdicts: Sequence[Verdict]) -> Table:
+    """The verdicts in short, each with the comparisons that decided it."""
+    headers = ("claim", "text", "verdict", "scale", "seeds", "decided by")
+    rows = [
+        (one.id, one.claim, f"**{one.verdict}**", one.scale or NOTHING, one.seeds or NOTHING, one.why)
+        for one in verdicts
+    ]
+    return Table(headers, rows)
+
+
 def comparison_table(verdicts: Sequence[Verdict]) -> Table:
     """Every comparison behind the verdicts, also those that were not run or are only shown beside them."""
     headers = ("claim", "experiment", "asked", "compared", "found", "verdict", "scale", "seeds")
@@ -90,11 +101,13 @@ def _verdict(claim: Mapping[str, Any]) -> Verdict:
     rows = [_comparison(claim["id"], one, "") for one in claim["measured"]]
     rows += [_comparison(claim["id"], one, " (beside)") for one in claim["beside"]]
     return Verdict(
-        **{name: str(claim[name]) for name in ("id", "claim", "metric", "verdict", "scale")},
+        **{name: str(claim[name]) for name in ("id", "claim", "metric", "verdict")},
+        scale=claim["scale"] or "",
         target="; ".join(f"{name} {value}" for name, value in claim["target"].items()),
         measured="; ".join(found),
         seeds=str(claim["n_seeds"] or ""),
         protocol="; ".join(claim["protocol"]),
+        why=claim["why"],
         evidence=tuple(claim["evidence"]),
         comparisons=tuple(rows),
     )
