@@ -195,3 +195,14 @@ def test_stage_records_the_good_runs_beside_a_refused_one(tmp_path, monkeypatch)
     with pytest.raises(ArtifactError, match="did not run here"):
         stage.main(["fabricated"])
     assert [record.run for record in ledger.read_ledger(tmp_path)] == [runs[1]]
+
+
+def test_a_stage_that_did_not_run_here_keeps_its_recorded_provenance(tmp_path, run):
+    """A benchmark done again on another machine: training's provenance comes from the record, as far as it fits."""
+    recorded(tmp_path, run)
+    shutil.rmtree(tmp_path / provenance_folder(run, "prune"))
+    made = ledger.gather(tmp_path, StubConfig(), run)
+    assert made.provenance["prune"]["finished"] == "2000-01-01T00:00:00Z"
+    put(tmp_path / metrics_file(run, "prune"), {**made.metrics["prune"], "survivors": 99})
+    with pytest.raises(ArtifactError, match="the ledger describes another result"):
+        ledger.gather(tmp_path, StubConfig(), run)

@@ -126,7 +126,8 @@ def gather(root: Path, config: Config, run: PrunedRun) -> Record:
         ArtifactError: metrics or provenance of a stage are missing, or describe different results.
     """
     result = read_result(root, config, run)
-    provenance = {stage: _provenance(root, _owner(run, stage), stage, result.params) for stage in STAGES}
+    recorded = _recorded_makings(root, run)
+    provenance = {stage: _provenance(root, _owner(run, stage), stage, result.params, recorded) for stage in STAGES}
     network = root / weights_file(run, "retrain")
     if not network.is_file():
         raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
@@ -213,14 +214,21 @@ def _has(value: Any, keys: Iterable[str]) -> bool:
     return True
 
 
-def _provenance(root: Path, run: Run, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The making that describes the files as they are now; if none does, what is wrong with the newest."""
+def _provenance(
+    root: Path, run: Run, stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The making that describes the files as they are now; if none does, what is wrong with the newest.
+
+    Makings are those of this machine, newest first, then the one that the ledger has already.
+    """
     folder = provenance_folder(run, stage)
     files = sorted((root / folder).glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    makings = [(file.relative_to(root), read_json(file)) for file in files]
+    makings += [(Path("the ledger"), recorded[stage])] if stage in recorded else []
     problems = []
-    for file in files:
+    for file, making in makings:
         try:
-            return _checked_provenance(root, file.relative_to(root), run, stage, params)
+            return _checked_provenance(root, file, making, run, stage, params)
         except ArtifactError as error:
             problems.append(error)
     if problems:
@@ -228,8 +236,17 @@ def _provenance(root: Path, run: Run, stage: str, params: Mapping[str, Any]) -> 
     raise ArtifactError(f"{folder} does not exist: {stage} of {run.name} did not run here; run it again")
 
 
-def _checked_provenance(root: Path, file: Path, run: Run, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    provenance = read_json(root / file)
+def _recorded_makings(root: Path, run: PrunedRun) -> Mapping[str, Any]:
+    """The provenance of each stage in the run's present record, if it has one that can be used."""
+    try:
+        return read_record(root, record_file(run)).provenance
+    except ArtifactError:
+        return {}
+
+
+def _checked_provenance(
+    root: Path, file: Path, provenance: Any, run: Run, stage: str, params: Mapping[str, Any]
+) -> dict[str, Any]:
     outputs = provenance.get("outputs") if isinstance(provenance, dict) else None
     metrics = metrics_file(run, stage).as_posix()
     if not outputs or metrics not in outputs:
