@@ -39,17 +39,28 @@ def read_sensitivity(root: Path) -> tuple[str, Rows] | None:
         return None
     try:
         content = read_json(file)
-        return content["experiment"], [_sensitivity_row(trial) for trial in content["trials"]]
+        return content["experiment"], _sensitivity_rows(content["trials"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{file.relative_to(root)} is not a study's ({error!r}); run `make study` again") from error
 
 
-def _sensitivity_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    values = row["trial"]["values"]
-    parameter = next((name for name in values if name != "lambda"), "lambda")
+def _sensitivity_rows(trials: Rows) -> Rows:
+    """A row a trial; one that changes lambda alone is also the point of every other parameter's default."""
+    changed = dict.fromkeys(name for trial in trials for name in trial["trial"]["values"] if name != "lambda")
+    rows = [_sensitivity_row("lambda", trial) for trial in trials if set(trial["trial"]["values"]) == {"lambda"}]
+    for name in changed:
+        own = [trial for trial in trials if name in trial["trial"]["values"]]
+        held = {trial["trial"]["values"].get("lambda") for trial in own}
+        default = [trial for trial in trials if trial["trial"]["values"] in [{"lambda": value} for value in held]]
+        rows += [_sensitivity_row(name, trial) for trial in [*own, *default]]
+    return rows
+
+
+def _sensitivity_row(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    trial = row["trial"]
     return {
-        "parameter": parameter,
-        "value": values[parameter],
+        "parameter": name,
+        "value": trial["values"][name] if name in trial["values"] else trial["params"]["prune"].get(name),
         "compression_ratio": row["compression_ratio"],
         "validation_accuracy": row["validation_accuracy"],
         "converged": row["primal_residual"] < LARGEST_PRIMAL_RESIDUAL,
