@@ -118,7 +118,7 @@ def test_a_method_that_did_not_converge_is_shown_and_decides_nothing():
     records = seeds(0.98, 0.97, 0.99) + seeds(0.5, 0.5, 0.5, method="magnitude", converged=False)
     found = verdict(SUPERIOR, records)
     assert found["verdict"] == "inconclusive"
-    assert "not converged, mean +48.000 pp" in found["why"]
+    assert "not converged, mean +48.000 pp" in found["measured"][0]["why"]
 
 
 def test_one_lost_comparison_loses_the_claim():
@@ -129,6 +129,15 @@ def test_one_lost_comparison_loses_the_claim():
     assert found["verdict"] == "not reproduced"
     assert "gmp" in found["why"]
     assert "magnitude" not in found["why"]
+
+
+def test_a_method_that_nothing_was_decided_against_leaves_the_claim_open():
+    claim = {**SUPERIOR, "against": [["magnitude"], ["admm-l1"]]}
+    ours, worse = seeds(0.98, 0.97, 0.99), seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
+    cut = seeds(0.5, 0.5, 0.5, method="admm-l1", converged=False)
+    for records in (ours + worse, ours + worse + cut):
+        found = verdict(claim, records)
+        assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided against admm-l1")
 
 
 def trial(method, seconds, accuracy, converged=True, **values):

@@ -25,6 +25,7 @@ class Finding:
     why: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
+    rival: str = ""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -67,7 +68,10 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons; those of too few seeds do not count where others do."""
+    """One verdict of several comparisons; those of too few seeds do not count where others do.
+
+    A claim against several methods is reproduced only if something was decided against each of them.
+    """
     if not findings:
         return NOT_RUN, "no record answers it"
     decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
@@ -76,9 +80,12 @@ def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
     against = [found for found in decided if found.verdict == NOT_REPRODUCED]
     if against:
         return NOT_REPRODUCED, "; ".join(_place(found) for found in against)
-    if all(found.verdict == REPRODUCED for found in decided):
-        return REPRODUCED, "; ".join(_place(found) for found in decided)
-    return INCONCLUSIVE, "; ".join(_place(found) for found in decided if found.verdict == INCONCLUSIVE)
+    open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
+    rivals = {" or ".join(names) for names in claim.against if claim.rule == "superior"}
+    open_ += [f"nothing decided against {name}" for name in sorted(rivals - {found.rival for found in decided})]
+    if open_:
+        return INCONCLUSIVE, "; ".join(open_)
+    return REPRODUCED, "; ".join(_place(found) for found in decided)
 
 
 def _place(found: Finding) -> str:
@@ -118,7 +125,8 @@ def _against(
     claim: Claim, answer: Answer, names: Sequence[str], ours: Sequence[Record], records: Sequence[Record]
 ) -> Finding:
     theirs = _better([_matching(answer, name, records) for name in names])
-    text = f"{OUR_METHOD} - {theirs[0].run.method if theirs else ' or '.join(names)}"
+    rival = " or ".join(names)
+    text = f"{OUR_METHOD} - {theirs[0].run.method if theirs else rival}"
     if not theirs or not ours:
         return Finding(answer, text, NOT_RUN, "no record")
     pairs = [(our, other) for our in ours for other in theirs if our.run.seed == other.run.seed]
@@ -128,14 +136,14 @@ def _against(
     found = spread([_accuracy(our) - _accuracy(other) for our, other in shown])
     figures = {**_figures(found), "seeds": [our.run.seed for our, _ in shown], "n_seeds": len(usable)}
     if not usable:
-        return Finding(answer, text, INCONCLUSIVE, f"not converged, mean {_points(found)}", figures, used)
+        return Finding(answer, text, INCONCLUSIVE, f"not converged, mean {_points(found)}", figures, used, rival)
     if len(usable) < claim.seeds:
         why = f"{len(usable)} of {claim.seeds} seeds, mean {_points(found)}"
-        return Finding(answer, text, INCONCLUSIVE, why, figures, used)
+        return Finding(answer, text, INCONCLUSIVE, why, figures, used, rival)
     low, high = found.mean - found.margin, found.mean + found.margin
     target = claim.target.difference
     verdict = REPRODUCED if low > target else NOT_REPRODUCED if high < target else INCONCLUSIVE
-    return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used)
+    return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used, rival)
 
 
 def _better(several: Sequence[Sequence[Record]]) -> Sequence[Record]:
