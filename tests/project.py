@@ -1,13 +1,17 @@
 """A copy of the project with the quickstart cut short, to run its real stages in."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from pipeline.errors import PipelineError
 from pipeline.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +69,17 @@ def run(folder: Path, *command: str, check: bool = True, **more: str) -> subproc
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def stage_here(folder: Path, main: Callable[[list[str]], None], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `stage`, without a process of its own: the stage's `main` with its known errors on stderr."""
+    printed, problem = io.StringIO(), ""
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        try:
+            main(list(arguments))
+        except PipelineError as error:
+            problem = f"error: {error}"
+    return subprocess.CompletedProcess(arguments, int(bool(problem)), printed.getvalue(), problem)
 
 
 def stage(folder: Path, name: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:

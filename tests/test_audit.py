@@ -16,9 +16,10 @@ from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.report import ledger
 from pipeline.sparse import load_sparse, save_sparse
 from pipeline.verification import RecordedTests
+from stages import audit as audit_stage
 from tests.fabricated import DENSE_STAGES, put, vouch
 from tests.fabricated import finish as fabricate
-from tests.project import ROOT, run, stage
+from tests.project import ROOT, run, stage_here
 
 RUN = PrunedRun("quickstart", "reweighted-admm", 50, 0)
 RECORD, NETWORK = record_file(RUN), recorded_network_file(RUN)
@@ -87,8 +88,8 @@ def change(root, stage_name, **values) -> None:
     put(file, {**json.loads(file.read_text()), **values})
 
 
-def audit(root, *arguments, check=True):
-    return stage(root, "audit", *arguments, check=check)
+def audit(root, *arguments):
+    return stage_here(root, audit_stage.main, *arguments)
 
 
 def rewrite(root, change_) -> None:
@@ -157,7 +158,7 @@ def another_data_set(content):
 )
 def test_a_changed_record_is_caught_even_with_its_digest_made_right(project, tamper, said):
     rewrite(project, tamper)
-    found = audit(project, check=False)
+    found = audit(project)
     assert found.returncode == 1
     assert said in found.stdout + found.stderr
 
@@ -165,7 +166,7 @@ def test_a_changed_record_is_caught_even_with_its_digest_made_right(project, tam
 def test_a_changed_record_is_caught_by_its_digest(project):
     text = (project / RECORD).read_text()
     (project / RECORD).write_text(text.replace('"seconds": 1.5', '"seconds": 0.5', 1))
-    found = audit(project, check=False)
+    found = audit(project)
     assert found.returncode == 1
     assert "was changed since it was recorded" in found.stderr
 
@@ -174,7 +175,7 @@ def test_a_changed_byte_of_the_network_is_caught(project):
     content = bytearray((project / NETWORK).read_bytes())
     content[-3] ^= 1
     (project / NETWORK).write_bytes(content)
-    assert "is not the network that" in audit(project, check=False).stderr
+    assert "is not the network that" in audit(project).stderr
 
 
 def other_mask(state):
@@ -201,7 +202,7 @@ def other_weights(state):
 @pytest.mark.parametrize("tamper", [other_mask, moved_mask, other_weights])
 def test_another_network_is_caught_even_with_all_digests_made_right(project, tamper):
     rewrite_network(project, tamper)
-    found = audit(project, check=False)
+    found = audit(project)
     assert found.returncode == 1
     assert "WRONG" in found.stdout
 
@@ -209,7 +210,7 @@ def test_another_network_is_caught_even_with_all_digests_made_right(project, tam
 def test_a_changed_claim_is_caught(project):
     text = (project / "paper/claims.yaml").read_text()
     (project / "paper/claims.yaml").write_text(text.replace("difference: 0.0", "difference: -1.0"))
-    found = audit(project, "--no-data", check=False)
+    found = audit(project, "--no-data")
     assert found.returncode == 1
     assert "results/audit.json said otherwise of C1, paper/claims.yaml" in found.stderr
 
@@ -219,7 +220,7 @@ def test_a_verdict_typed_by_hand_is_caught(project):
     content = json.loads(file.read_text())
     content["claims"][0]["verdict"] = "inconclusive"
     put(file, content)
-    found = audit(project, "--no-data", check=False)
+    found = audit(project, "--no-data")
     assert "said otherwise of C1" in found.stderr
     assert json.loads(file.read_text())["claims"][0]["verdict"] != "inconclusive"
 
@@ -229,7 +230,7 @@ def test_data_that_is_not_there_verifies_nothing(project):
         content["params"]["prepare"]["dataset"] = "imagenet"
 
     rewrite(project, mnist)
-    found = audit(project, check=False)
+    found = audit(project)
     assert found.returncode == 1
     assert "NOT VERIFIED" in found.stdout
     assert "0 of 1 records verified" in found.stdout
@@ -241,8 +242,8 @@ def test_records_of_changed_method_code_are_marked(project):
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "state")
     commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
     rewrite(project, lambda content: content["provenance"]["prune"].update(commit=commit))
-    assert "has changed" not in audit(project, "--no-data", check=False).stdout
+    assert "has changed" not in audit(project, "--no-data").stdout
     code = project / "pipeline/pruning/admm.py"
     code.write_text(code.read_text() + "# another thought\n")
-    printed = audit(project, "--no-data", check=False).stdout
+    printed = audit(project, "--no-data").stdout
     assert f"pipeline/pruning has changed since 1 records were made: {RUN.name}" in printed

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from pipeline.yaml_files import read_yaml
-from tests.project import DENSE, copy_project, run, stage
+from stages import study as study_stage
+from tests.project import DENSE, copy_project, run, stage, stage_here
 
 STUDY = {"ratio": 20, "seed": 0, "trials": {"reweighted-admm": [{"rho": 0.1}, {"lambda": 1e-4}]}}
 
@@ -44,7 +45,7 @@ def test_each_trial_says_what_it_tried_and_what_came_out(project):
 def test_a_trial_that_is_there_is_not_run_again(project):
     before = rows(project)
     put(project, {**STUDY, "trials": {"reweighted-admm": [{"rho": 0.1}]}})
-    printed = stage(project, "study", "quickstart", "tuning").stdout
+    printed = stage_here(project, study_stage.main, "quickstart", "tuning").stdout
     put(project, STUDY)
     assert "trial 1" not in printed
     assert rows(project) == before[:1]
@@ -53,7 +54,7 @@ def test_a_trial_that_is_there_is_not_run_again(project):
 def test_a_study_does_not_need_the_test_pictures(project):
     (project / "data/quickstart/test.safetensors").unlink()
     put(project, {**STUDY, "trials": {"reweighted-admm": [{"rho": 0.3}]}})
-    stage(project, "study", "quickstart", "tuning")
+    stage_here(project, study_stage.main, "quickstart", "tuning")
     put(project, STUDY)
     assert rows(project)[0]["trial"]["values"] == {"rho": 0.3}
 
@@ -71,12 +72,12 @@ def test_a_study_does_not_need_the_test_pictures(project):
 )
 def test_mistakes_in_trials_are_named(project, trials, said):
     put(project, {**STUDY, "trials": trials})
-    refused = stage(project, "study", "quickstart", "tuning", check=False)
+    refused = stage_here(project, study_stage.main, "quickstart", "tuning")
     put(project, STUDY)
     assert refused.returncode == 1
     assert said in refused.stderr
 
 
 def test_an_unknown_study_is_answered_with_the_known_ones(project):
-    refused = stage(project, "study", "quickstart", "tunnig", check=False)
+    refused = stage_here(project, study_stage.main, "quickstart", "tunnig")
     assert "has no study 'tunnig'; params.yaml has: tuning" in refused.stderr
