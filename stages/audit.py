@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> None:
     problems = differences(root / AUDIT_FILE, audit)
     write_json(root / AUDIT_FILE, audit)
     for entry_ in audit["claims"]:
-        print(f"{entry_['id']}  {entry_['verdict']} ({entry_['scale']} scale): {entry_['why']}")
+        scale = f" ({entry_['scale']} scale)" if entry_["scale"] else ""
+        print(f"{entry_['id']}  {entry_['verdict']}{scale}: {entry_['why']}")
     if not options.no_data:
         checked = verify(root, records)
         problems += [each.sentence for each in checked if not each.verified]
