@@ -19,7 +19,7 @@ EPOCH_QUANTITIES = {"validation_accuracy": "validation accuracy (%)", "train_los
 
 def iterations_plot(curves: Sequence[Curves]) -> Plot:
     """Three panels an experiment and method: nonzeros, primal and dual residual over the updates."""
-    known = [curve for curve in curves if curve.iterations]
+    known = [curve for curve in curves if curve.iterations and "primal_residual" in curve.iterations]
     panels = tuple(
         _iterations_panel(experiment, method, members, quantity)
         for (experiment, method), members in _settings(known).items()
@@ -69,7 +69,7 @@ def _iterations_panel(experiment: str, method: str, curves: Sequence[Curves], qu
         colours = _colours(curves)
         for curve in curves:
             ratio, steps = curve.record.run.ratio, curve.iterations
-            if quantity == "nonzeros":
+            if quantity == "nonzeros" and "nonzeros_asked" in steps:
                 axes.plot(
                     steps["iteration"], steps["nonzeros_asked"], color=COLOUR["soft"], linewidth=0.7,
                     linestyle=(0, (3, 2)), zorder=3,
