@@ -187,7 +187,7 @@ def test_the_ledgers_parameters_are_those_of_its_network(clone):
 def test_what_cannot_be_exported_is_said(clone):
     with pytest.raises(ConfigError, match="unknown run 'other'"):
         stage.main(["other"])
-    with pytest.raises(PipelineError, match="expected RUN, got nothing"):
+    with pytest.raises(SystemExit):  # argparse says how to call it
         stage.main([])
     record = json.loads((clone / f"{RECORD}.json").read_text())
     record["params"]["model"]["options"]["relu"] = False

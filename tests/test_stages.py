@@ -135,7 +135,7 @@ def test_a_record_of_other_parameters_is_refused(project):
 
 def test_a_lost_database_is_rebuilt_from_the_ledger(project, tmp_path):
     """A clone has no journal either."""
-    clone = shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("journal", "mlflow.db*", "data"))
+    clone = shutil.copytree(project, tmp_path / "clone", ignore=shutil.ignore_patterns("journal", "mlflow.db*"))
     stage(clone, "sync")
     with sqlite3.connect(clone / "mlflow.db") as database:
         names = [name for (name,) in database.execute("select name from runs")]
