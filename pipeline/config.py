@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.layout import DenseRun, PrunedRun
+from pipeline.layout import DenseRun, PrunedRun, metrics_file
+from pipeline.method_params import COPY_LAYERS
 from pipeline.params import Experiment, Params
 from pipeline.yaml_files import read_yaml
 
@@ -92,8 +93,8 @@ class Config:
             yield f"{where} must be named {run.name}"
         if not isinstance(fields.get("network"), str):
             yield f"{where}.network must name the network's source file or folder, got {fields.get('network')}"
-        if isinstance(run, PrunedRun) and not isinstance(fields.get("after"), str):
-            usual = f"metrics/{run.dense.folder}/pretrain.json"
+        if isinstance(run, PrunedRun) and not _waits_for(run, fields.get("after")):
+            usual = "that of the run copied, .../prune.json" if run.method in COPY_LAYERS else _dense_metrics(run)
             yield f"{where}.after must name the metrics file pruning waits for ({usual}), got {fields.get('after')}"
         if run.experiment not in self.experiments:
             yield f"{where}.experiment must be one of {', '.join(self.experiments)}, got {run.experiment}"
@@ -131,6 +132,17 @@ class Config:
 def _identity(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A listed run's fields without those that only tell DVC which source files it depends on."""
     return {key: value for key, value in fields.items() if key not in ("network", "code", "after")}
+
+
+def _dense_metrics(run: PrunedRun) -> str:
+    return metrics_file(run.dense, "pretrain").as_posix()
+
+
+def _waits_for(run: PrunedRun, after: Any) -> bool:
+    """Whether a run waits for what it needs: a pruned run whose layers it copies, else its dense network."""
+    if run.method in COPY_LAYERS:
+        return isinstance(after, str) and after.endswith("/prune.json")
+    return after == _dense_metrics(run)
 
 
 def _pick(kind: str, name: str, known: Mapping[str, Any]) -> Any:

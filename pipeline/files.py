@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from pipeline.errors import ArtifactError, PipelineError
 
 
@@ -63,6 +65,11 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, stream.getvalue().encode())
+
+
+def zstd_bytes(path: Path) -> int:
+    """How many bytes a file takes when packed with zstd at its highest usual level."""
+    return len(zstandard.ZstdCompressor(level=19).compress(path.read_bytes()))
 
 
 def sha256(content: bytes) -> str:

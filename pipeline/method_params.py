@@ -98,4 +98,6 @@ class Prune(Block):
         return getattr(self, name.replace("-", "_"), None) if name in METHOD_NAMES else None
 
 
+# Methods that copy the survivors of each layer from the run that they are listed `after`.
+COPY_LAYERS = ("admm-l0-copied",)
 METHOD_NAMES = tuple(field.alias or name for name, field in Prune.model_fields.items())

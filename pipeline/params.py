@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.method_params import METHOD_NAMES, Block, Count, Distillation, Fraction, Optimiser, Positive, Prune
+from pipeline.method_params import (
+    COPY_LAYERS,
+    METHOD_NAMES,
+    Block,
+    Count,
+    Distillation,
+    Fraction,
+    Optimiser,
+    Positive,
+    Prune,
+)
 
 Runtime = Literal["pytorch", "onnxruntime", "openvino", "sparse-engine"]
 
@@ -200,6 +210,8 @@ class Experiment(Block):
         block = self.prune.method(method)
         if block is None:
             raise ValueError(f"prune has no block {method}")
+        if method in COPY_LAYERS:
+            raise ValueError(f"{method} copies the layers of another run, and a trial has none")
         changed = type(block).model_validate({**block.model_dump(by_alias=True), **values})
         prune = self.prune.model_copy(update={method.replace("-", "_"): changed})
         return self.model_copy(update={"prune": prune})

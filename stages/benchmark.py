@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from pipeline import entry, layout
 from pipeline.benchmark.rows import nested
 from pipeline.benchmark.runtimes import SPARSE, contenders, timed
@@ -14,15 +12,16 @@ from pipeline.config import Config
 from pipeline.data.batches import in_order
 from pipeline.deploy.compaction import Compacted, compact
 from pipeline.evaluation.counts import counts, layer_counts, magnitudes
+from pipeline.files import zstd_bytes
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
 from pipeline.session import Session
 from pipeline.settings import prepare_torch
 from pipeline.sparse import load_sparse, save_sparse, sizes
+from pipeline.sparse_engine.engine import SparseEngine
 from pipeline.tensors import load_tensors
 
 STAGE = "benchmark"
-COMPRESSION_LEVEL = 19
 
 
 def main(arguments: list[str]) -> None:
@@ -68,14 +67,10 @@ def sizes_of(dense: Path, sparse: Path, folder: Path, prunable: list[str]) -> di
     parts = sizes(sparse)
     return {
         **{name: path.stat().st_size for name, path in found.items()},
-        **{f"{name}_zstd": len(packed(path)) for name, path in found.items()},
+        **{f"{name}_zstd": zstd_bytes(path) for name, path in found.items()},
         "sparse_header": parts["header"],
         "sparse_bound": parts["bound"],
     }
-
-
-def packed(path: Path) -> bytes:
-    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(path.read_bytes())
 
 
 def compaction(found: Compacted) -> dict[str, Any]:
@@ -92,8 +87,6 @@ def compaction(found: Compacted) -> dict[str, Any]:
 
 def engine_of(folder: Path) -> Mapping[str, Any]:
     """What the sparse engine was compiled with."""
-    from pipeline.sparse_engine.engine import SparseEngine
-
     about = SparseEngine(folder / "engine").about
     library = about["library"]
     return {

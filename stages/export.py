@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import zstandard
 from torch import Tensor, nn
 
 from pipeline import entry, layout
@@ -23,7 +22,7 @@ from pipeline.data.shapes import picture_shape
 from pipeline.deploy.compaction import Compacted, compact, difference
 from pipeline.deploy.onnx_files import export
 from pipeline.errors import ArtifactError
-from pipeline.files import write_bytes
+from pipeline.files import write_bytes, zstd_bytes
 from pipeline.models import build
 from pipeline.params import Model, Prepare, Training
 from pipeline.pruning.masks import prunable_weights
@@ -33,7 +32,6 @@ from pipeline.sparse import load_sparse, save_sparse
 from pipeline.tracking import find_root, register
 
 FOLDER = "exports"
-COMPRESSION_LEVEL = 19
 COMPARED_PICTURES = 16
 ONNX_LINE = 'onnxruntime.InferenceSession("{path}").run(None, {{"pictures": pictures}})'
 SPARSE_LINE = 'state, about = pipeline.sparse.load_sparse(Path("{path}"))'
@@ -142,9 +140,7 @@ def pictures_like(picture: Tensor) -> Tensor:
 
 
 def row(path: Path, check: str, line: str) -> list[str]:
-    content = path.read_bytes()
-    packed = len(zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content))
-    return [f"{len(content):,}", f"{packed:,}", check, line]
+    return [f"{path.stat().st_size:,}", f"{zstd_bytes(path):,}", check, line]
 
 
 def show_compaction(compacted: Compacted) -> None:

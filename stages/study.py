@@ -4,6 +4,7 @@ Each finished trial is kept in results/EXPERIMENT-STUDY.json; what is there alre
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline import assembly, entry, layout, provenance
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
         print(summary(row))
 
 
-def trials(config: Config, experiment: str, study: Study) -> Any:
+def trials(config: Config, experiment: str, study: Study) -> Iterator[dict[str, Any]]:
     """What identifies each trial: method, ratio, seed, the values tried, and every other parameter."""
     for method, several in study.trials.items():
         like = layout.PrunedRun(experiment, method, study.ratio, study.seed)

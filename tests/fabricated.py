@@ -12,7 +12,6 @@ EXPERIMENT = "fabricated"
 SCHEDULE = {"learning_rate": 0.001, "warmup": 0.1, "final": 0.0}
 NO_DISTILLATION = {"weight": 0.0, "temperature": 1.0}
 NETWORK = {"network": "pipeline/models/lenet5.py"}
-AFTER = {"after": "metrics/of/another/run.json"}
 PARAMS = {
     "prepare": {"dataset": "mnist", "validation": 100, "split_seed": 0},
     "model": {"name": "lenet5", "options": {}},
@@ -49,7 +48,14 @@ def write_project(root: Path, runs: list[PrunedRun]) -> None:
     fields = ("experiment", "method", "ratio", "seed")
     listing = {
         "dense": {run.dense.name: {"experiment": run.experiment, "seed": run.seed, **NETWORK} for run in runs},
-        "runs": {run.name: {**{field: getattr(run, field) for field in fields}, **NETWORK, **AFTER} for run in runs},
+        "runs": {
+            run.name: {
+                **{field: getattr(run, field) for field in fields},
+                **NETWORK,
+                "after": metrics_file(run.dense, "pretrain").as_posix(),
+            }
+            for run in runs
+        },
     }
     put(root / "params.yaml", {"experiments": {EXPERIMENT: PARAMS}})
     put(root / "runs.yaml", listing)

@@ -104,6 +104,7 @@ def test_other_scalars_stay_what_they_are(tmp_path, text, value):
             None,
             "after must name the metrics file pruning waits for (metrics/quickstart/dense-s0/pre",
         ),
+        ("after", "metrics/quickstart/other/prune.json", "(metrics/quickstart/dense-s0/pretrain.json), got metrics"),
         ("seed", 7, "needs the dense network quickstart-dense-s7, which is not listed"),
     ],
 )
@@ -137,3 +138,18 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path):
 def test_no_parameters_at_all(tmp_path):
     with pytest.raises(ConfigError, match="does not exist; run the command from the project's top folder"):
         Config(tmp_path)
+
+
+def test_a_run_that_copies_layers_waits_for_the_run_that_it_copies(project):
+    """Waiting for its dense network it would silently choose layers of its own."""
+    name = "lenet5-methods-admm-l0-copied-71.2x-s0"
+    with pytest.raises(
+        ConfigError, match=r"that of the run copied, \.\.\./prune\.json\), got metrics/lenet5-methods/dense"
+    ):
+        project("paper/runs.yaml", **{f"runs/{name}/after": "metrics/lenet5-methods/dense-s0/pretrain.json"})
+
+
+def test_a_trial_has_no_run_to_copy_layers_from(project):
+    study = {"ratio": 20, "seed": 0, "trials": {"admm-l0-copied": [{"rho": 0.1}]}}
+    with pytest.raises(ConfigError, match="copies the layers of another run, and a trial has none"):
+        project("params.yaml", **{"experiments/lenet5-methods/studies/copied": study})

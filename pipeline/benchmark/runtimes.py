@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.benchmark.timing import interleaved
-from pipeline.deploy.onnx_files import INPUT, export, session
+from pipeline.deploy.onnx_files import INPUT, TOLERANCE, export, session
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine
@@ -20,8 +20,6 @@ from pipeline.sparse_engine.engine import SparseEngine, build_engine
 log = logging.getLogger(__name__)
 
 PYTORCH, ONNX_RUNTIME, OPENVINO, SPARSE = RUNTIMES = ("pytorch", "onnxruntime", "openvino", "sparse-engine")
-# Largest difference from PyTorch's answers, as a part of the largest answer.
-TOLERANCE = 1e-4
 Call = Callable[[np.ndarray], np.ndarray]
 
 

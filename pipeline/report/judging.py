@@ -8,9 +8,9 @@ from pipeline.layout import record_file
 from pipeline.report.claims import Answer, Claim
 from pipeline.report.economy import economy
 from pipeline.report.ledger import Record
+from pipeline.report.published import OUR_METHOD
 from pipeline.report.statistics import Spread, spread
 
-OUR_METHOD = "reweighted-admm"
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
 Studies = Mapping[str, Sequence[Mapping[str, Any]]]
 
