@@ -38,15 +38,15 @@ def test_rounds_take_turns_and_warm_up_does_not_count():
 
 
 def test_only_the_second_call_of_a_round_after_warm_up_is_timed(monkeypatch):
-    """The first three calls take 100 ms (warm-up, and the first of the first round), all others 1 ms."""
+    """The first nine calls take 100 ms (warm-up, and the first of the first round), all others 1 ms."""
     clock, calls = [0], []
 
     def call():
         calls.append(None)
-        clock[0] += 100_000_000 if len(calls) <= 3 else 1_000_000
+        clock[0] += 100_000_000 if len(calls) <= 9 else 1_000_000
 
     monkeypatch.setattr("pipeline.benchmark.timing.time.perf_counter_ns", lambda: clock[0])
-    assert interleaved({"a": call}, warmup=1, rounds=4)["a"] == {"median_ms": 1.0, "q1_ms": 1.0, "q3_ms": 1.0}
+    assert interleaved({"a": call}, warmup=4, rounds=4)["a"] == {"median_ms": 1.0, "q1_ms": 1.0, "q3_ms": 1.0}
 
 
 def test_rows_come_back_from_their_metrics():
