@@ -58,6 +58,14 @@ def test_seeds_are_paired_and_put_together(results):
     assert cell(table, 0, "converged") == "3 of 3"
 
 
+def test_methods_stand_side_by_side_where_several_were_run_at_one_ratio(results, tmp_path):
+    pair = [result(tmp_path, 0, 0.981), result(tmp_path, 1, 0.982, converged=False)]
+    l1 = [dataclasses.replace(one, run=dataclasses.replace(one.run, method="admm-l1")) for one in pair]
+    table = tables.methods_table(statistics.group([*l1, *results, result(tmp_path, ratio=20)]))
+    assert table.headers == ("experiment", "data set", "asked", "reweighted-admm", "admm-l1")
+    assert table.rows == [("fabricated", "mnist", "10x", "98.200 ± 0.100 (3)", "98.150 ± 0.071 (2) *")]
+
+
 def test_seconds_of_training_are_those_of_the_records(tmp_path):
     """fabricated.vouch: 1.5 s a stage, and three stages of training."""
     runs = [make_run(0), make_run(1)]
@@ -265,7 +273,7 @@ def test_show_prints_the_results_and_where_more_is(project, monkeypatch, capsys)
     assert "word" not in printed
 
 
-TABLES = ("results", "published", "verdicts", "runtimes")
+TABLES = ("results", "methods", "verdicts", "runtimes")
 
 
 def test_readme_tables_are_written_checked_and_found_out_of_date(project):
@@ -281,6 +289,5 @@ def test_readme_tables_are_written_checked_and_found_out_of_date(project):
     tables_stage.main([])
     tables_stage.main(["--check"])
     text = readme.read_text()
-    assert "| fabricated | mnist | reweighted-admm | 10x | 2 | 98.000 ± 0.000 | 97.000 ± 0.000 |" in text
-    assert "Imagined CPU, 2 cores, 8 GiB, Linux, threads: 1; Python 3.11, PyTorch 2.0; code 0123456" in text
-    assert "| LeNet-5 | W, 2000 | 20x | – | S | 10.00x | mnist | 2 |" in text
+    assert "| fabricated | mnist | 10.00x | 2 | 98.000 ± 0.000 | 97.000 ± 0.000 | -1.000 | 1,234 | 2 of 2 |" in text
+    assert document.NOT_COMPARED in text

@@ -5,26 +5,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.ledger import Record, Result, read_ledger
-from pipeline.report.published import published_table, read_published
+from pipeline.report.published import OUR_METHOD
 from pipeline.report.render import Table, markdown, whole
 from pipeline.report.statistics import FEWEST_FOR_INTERVAL, group
 from pipeline.report.tables import (
     fastest_table,
     handover_table,
     layer_table,
+    methods_table,
     result_table,
     seeds_table,
-    with_seconds,
+    short_table,
 )
 from pipeline.report.verdicts import read_audit, summary_table
 
 NO_RECORD = "No run is recorded yet.\n"
 NO_AUDIT = "No verdict yet: `make audit` writes them.\n"
+NOT_COMPARED = "No two methods are recorded at one ratio yet.\n"
 NOT_TIMED = "No record has timings of several runtimes yet.\n"
 SEEDS_NOTE = (
     "Mean ± sample standard deviation over all seeds, accuracy on the test set. *Dense best*: the better "
     "of the dense network and the dense network trained on for the same extra epochs. *Paired "
     f"difference*: pruned minus dense best, with its 95 % t-interval from {FEWEST_FOR_INTERVAL} seeds on."
+)
+METHODS_NOTE = (
+    "Pruned accuracy on the test set (%): mean ± sample standard deviation over seeds, their number in brackets; "
+    "*: not every seed converged, so it supports no claim."
 )
 SECONDS_NOTE = (
     "*Training*: wall time of pretraining, pruning and retraining together, least to most; on a shared "
@@ -67,7 +73,7 @@ def readme_tables(root: Path) -> dict[str, str]:
     records = read_ledger(root)
     return {
         "results": results_section(records),
-        "published": markdown(published_table(read_published(root), group(records))),
+        "methods": methods_section(records),
         "verdicts": verdicts_text(root),
         "runtimes": markdown(fastest_table(records)) if any(one.runtimes for one in records) else NOT_TIMED,
     }
@@ -79,12 +85,18 @@ def verdicts_text(root: Path) -> str:
 
 
 def results_section(records: Sequence[Record]) -> str:
-    """The table of all records with the notes that make its numbers mean something."""
-    if not records:
+    """What the paper's method reached in short, with the notes that make its numbers mean something."""
+    ours = [record for record in records if record.run.method == OUR_METHOD]
+    if not ours:
         return NO_RECORD
-    notes = "".join(f"- {note}\n" for note in [*dataset_notes(records), *start_notes(records), *machine_notes(records)])
-    groups = group(records)
-    return f"{markdown(with_seconds(seeds_table(groups), groups))}\n{SEEDS_NOTE} {SECONDS_NOTE}\n\n{notes}"
+    notes = "".join(f"- {note}\n" for note in [*dataset_notes(ours), *start_notes(ours)])
+    return f"{markdown(short_table(seeds_table(group(ours))))}\n{SEEDS_NOTE}\n\n{notes}"
+
+
+def methods_section(records: Sequence[Record]) -> str:
+    """The methods side by side, where several were run at one ratio."""
+    table = methods_table(group(records))
+    return f"{markdown(table)}\n{METHODS_NOTE}\n" if table.rows else NOT_COMPARED
 
 
 def _params_table(results: Sequence[Result]) -> Table:

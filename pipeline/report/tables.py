@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.method_params import METHOD_NAMES
 from pipeline.report.ledger import Result
 from pipeline.report.render import NOTHING, Table, percent, points, span, times, whole
 from pipeline.report.statistics import Group, Spread
@@ -145,6 +146,41 @@ def with_seconds(table: Table, groups: Sequence[Group]) -> Table:
     ]
     rows = [(*row, shown) for row, shown in zip(table.rows, seconds, strict=True)]
     return Table((*table.headers, "training (s)"), rows)
+
+
+def short_table(table: Table) -> Table:
+    """The columns of the seeds' table that a first look needs, of rows of one method."""
+    kept = ("experiment", "data set", "compression, weights", "seeds", "dense best (%)", "pruned (%)",
+            "paired difference (pp)", "bytes, sparse", "converged")  # fmt: skip
+    at = [table.headers.index(name) for name in kept]
+    return Table(kept, [tuple(row[index] for index in at) for row in table.rows])
+
+
+def methods_table(groups: Sequence[Group]) -> Table:
+    """A row an experiment and ratio that several methods were run for, a column a method: accuracy on the test set."""
+    settings: dict[tuple[str, ...], dict[str, Group]] = {}
+    for item in groups:
+        run = item.first.run
+        setting = settings.setdefault((run.experiment, item.first.dataset["name"], f"{run.ratio:g}x"), {})
+        setting[_method(item, groups)] = item
+    several = {setting: found for setting, found in settings.items() if len(found) > 1}
+    methods = sorted({method for found in several.values() for method in found}, key=_in_order)
+    rows = [
+        (*setting, *(_pruned(found[method]) if method in found else NOTHING for method in methods))
+        for setting, found in several.items()
+    ]
+    return Table(("experiment", "data set", "asked", *methods), rows)
+
+
+def _in_order(method: str) -> tuple[int, str]:
+    name = method.split(" ", 1)[0]
+    return METHOD_NAMES.index(name), method
+
+
+def _pruned(item: Group) -> str:
+    """Mean and deviation over seeds, their number, and a mark where a seed did not converge."""
+    seeds = len(item.results)
+    return f"{mean_std(item.pruned)} ({seeds})" + ("" if item.supports_claims else " *")
 
 
 def _seeds_row(item: Group, groups: Sequence[Group]) -> tuple[str, ...]:
