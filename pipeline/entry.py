@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 
 PR_SET_PDEATHSIG = 1
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 
 
 def root() -> Path:
@@ -23,6 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic only with this, set early
     _die_with_parent()
+    _keep_freed_memory()
     signal.signal(signal.SIGTERM, _stop)
     try:
         main(sys.argv[1:])
@@ -39,6 +41,13 @@ def _die_with_parent() -> None:
     """Ask Linux to end this process when DVC is killed, so that no orphan goes on training."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to use freed memory again: fetched anew for every tensor, it costs a tenth of a ResNet-32's step."""
+    if hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _stop(signum: int, frame: object) -> None:
