@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 export PATH := $(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all lint ui sync record tables study audit report export register bench profile clean
+.PHONY: help install repro test test-all lint ui sync record tables study audit report plots export register bench profile clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -63,6 +63,9 @@ audit: install ## verdicts on the paper's claims, and every record checked again
 
 report: install ## write REPORT.md and report.html: verdicts, tables and figures of all recorded runs
 	@python -m stages.page
+
+plots: install ## DVC's plots of all runs as one page that loads nothing, dvc_plots/index.html
+	@python -m stages.plots
 
 bench: install ## what an ADMM epoch costs beside a plain one, both sides in one run
 	@python -m stages.bench_training $(EXP)

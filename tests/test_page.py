@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,6 @@ from tests import fabricated
 from tests.fabricated import StubConfig, finish, make_run, owner, put, vouch, write_project
 
 PROJECT = Path(__file__).parents[1]
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 LAYERS = {
     "conv1.weight": {"weights": 500, "survivors": 90}, "conv2.weight": {"weights": 25_000, "survivors": 800},
     "fc1.weight": {"weights": 400_000, "survivors": 3000}, "fc2.weight": {"weights": 5_000, "survivors": 200},
@@ -334,24 +328,6 @@ def test_the_stage_writes_all_files_and_removes_old_figures(bare, monkeypatch, c
     links = re.findall(r"\]\(([^)#]+)[)#]", markdown)
     assert links and not [link for link in links if not (bare / link).exists()]
     assert "wrote REPORT.md and report.html" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("chromium or chromedriver is not installed: the page was not opened in a browser")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.execute_cdp_cmd("Network.enable", {})
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(
