@@ -58,8 +58,10 @@ export: install ## write a finished run's network as ONNX and sparse files into 
 register: install ## the same, and put the compacted network into MLflow's model registry: RUN=name
 	@python -m stages.export $(RUN) --register
 
-audit: install ## verdicts on the paper's claims, and every record checked against its network
+audit: install ## verdicts on the paper's claims, every record checked against its network, every table against the ledger
 	@python -m stages.audit
+	@python -m stages.tables --check && python -m stages.page --check
+	@echo "README.md and REPORT.md say what the ledger says"
 
 report: install ## write REPORT.md and report.html: verdicts, tables and figures of all recorded runs
 	@python -m stages.page

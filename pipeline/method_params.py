@@ -1,6 +1,6 @@
 """The blocks of the pruning methods in `params.yaml`, and what they are built of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,8 +34,11 @@ class Pruning(Optimiser):
 
     The learning rate stays for the part `ramp` of the phase, then falls to the fraction `final`; methods
     that ask for ever fewer nonzeros reach k at the end of the same part. `retrain_learning_rate`: the
-    method's own one for masked retraining (None: that of `retrain`).
+    method's own one for masked retraining (None: that of `retrain`). `CHOSEN`: what a person chooses for
+    each network; all other values keep one default (claim C5 counts them).
     """
+
+    CHOSEN: ClassVar[tuple[str, ...]] = ()
 
     epochs: Count
     learning_rate: Positive
@@ -49,10 +52,13 @@ class Pruning(Optimiser):
 class Gmp(Pruning):
     """Gradual magnitude pruning: a cut every `update_every` steps."""
 
+    CHOSEN = ("learning_rate",)
+
 
 class AdmmL0(Pruning):
     """ADMM with a fixed number of survivors in each layer."""
 
+    CHOSEN = ("rho",)
     rho: Positive
 
 
@@ -76,6 +82,7 @@ class ReweightedAdmm(AdmmL1):
 class Magnitude(Block):
     """One abrupt cut: no epoch of pruning, all of them for retraining."""
 
+    CHOSEN: ClassVar[tuple[str, ...]] = ("retrain_learning_rate",)
     epochs: Literal[0]
     retrain_learning_rate: Positive | None = None
 
@@ -101,3 +108,9 @@ class Prune(Block):
 # Methods that copy the survivors of each layer from the run that they are listed `after`.
 COPY_LAYERS = ("admm-l0-copied",)
 METHOD_NAMES = tuple(field.alias or name for name, field in Prune.model_fields.items())
+
+
+def chosen_values(method: str) -> tuple[str, ...]:
+    """The values that a person chooses for the method, network by network."""
+    kinds = {field.alias or name: field.annotation for name, field in Prune.model_fields.items()}
+    return get_args(kinds[method])[0].CHOSEN

@@ -1,7 +1,7 @@
 """A record checked against itself: the network beside it is counted, and evaluated on the test set again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,31 +16,43 @@ from pipeline.data.preparation import prepared
 from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
+from pipeline.files import digest_of_file, json_bytes, sha256
+from pipeline.layout import metrics_file, weights_file
 from pipeline.models import build
 from pipeline.params import Model, Prepare
 from pipeline.pruning.control import converged
 from pipeline.pruning.masks import prunable_weights, survivors_asked
-from pipeline.report.ledger import Record
+from pipeline.report.ledger import DENSE_STAGES, STAGES, Record
 from pipeline.sparse import load_sparse
 
 # Another processor may round another way: so many of 10,000 pictures may be answered differently.
 PICTURES_OFF, OF = 2, 10_000
 BATCH = 500
+CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
 COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compression_ratio_all_parameters")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of checking one record. `not_verified`: why it could not be checked; `problems`: what is wrong."""
+    """What came of checking one record.
+
+    `problems`: what is wrong; `not_verified`: why it could not be checked; `not_committed`: its network is not in
+    git, nor on this machine, so that only what the record says of itself was checked.
+    """
 
     run: str
     problems: tuple[str, ...] = ()
     not_verified: str | None = None
+    not_committed: bool = False
     pictures_off: int | None = None
 
     @property
     def verified(self) -> bool:
-        return not self.problems and self.not_verified is None
+        return not (self.problems or self.not_verified or self.not_committed)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.problems or self.not_verified)
 
     @property
     def sentence(self) -> str:
@@ -48,6 +60,8 @@ class Checked:
             return f"NOT VERIFIED  {self.run}: {self.not_verified}"
         if self.problems:
             return f"WRONG         {self.run}: {'; '.join(self.problems)}"
+        if self.not_committed:
+            return f"not committed {self.run}: its network is too large for git; the record fits itself"
         return f"verified      {self.run}: counts equal, {self.pictures_off} pictures answered differently"
 
 
@@ -85,27 +99,61 @@ def _prepare(root: Path, block: Prepare) -> PictureSet:
 
 
 def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
-    """Load the record's sparse network, count its survivors, and evaluate it on the test set."""
-    if record.sparse_network is None:
-        return Checked(record.run.name, not_verified="its network is too large to be recorded")
+    """Check the record's figures, load its sparse network, count its survivors, evaluate it on the test set.
+
+    A network that is too large to be committed is taken from where the run left it, if it still is there.
+    """
+    problems = [*_arithmetic_problems(record), *_chain_problems(record)]
+    file = _network_file(root, record)
+    if file is None:
+        return Checked(record.run.name, tuple(problems), not_committed=True)
     try:
         test = pictures.of(record)
     except (DataError, ConfigError, ArtifactError) as error:
         return Checked(record.run.name, not_verified=str(error))
     try:
-        state, _ = load_sparse(root / record.sparse_network["file"])
+        state, about = load_sparse(file)
         network = build(Model.model_validate(record.params["model"]), test.classes, record.run.seed, state)
     except (ArtifactError, ConfigError) as error:
-        return Checked(record.run.name, (str(error),))
+        return Checked(record.run.name, (*problems, str(error)))
+    if about.get("run") != record.run.name:
+        problems.append(f"its network is that of {about.get('run')}")
+    if record.metrics["evaluate"]["test_images"] != len(test):
+        problems.append(f"the test set has {len(test)} pictures, not {record.metrics['evaluate']['test_images']}")
     crop = record.params["training"].get("crop")
-    problems = list(_count_problems(record, network, next(in_order(test, 1, crop))[0]))
+    problems += _count_problems(record, network, next(in_order(test, 1, crop))[0])
     accuracy = evaluate(network, in_order(test, BATCH, crop))["accuracy"]
     off = round(abs(accuracy - record.metrics["evaluate"]["pruned_accuracy"]) * len(test))
     if off * OF > PICTURES_OFF * len(test):
         said = record.metrics["evaluate"]["pruned_accuracy"]
         problems.append(f"its accuracy is {100 * accuracy:.2f} %, the record says {100 * said:.2f} %")
-    problems += _arithmetic_problems(record)
     return Checked(record.run.name, tuple(problems), pictures_off=off)
+
+
+def _network_file(root: Path, record: Record) -> Path | None:
+    if record.sparse_network is not None:
+        return root / record.sparse_network["file"]
+    place = weights_file(record.run, "retrain")
+    made = record.provenance["retrain"]["outputs"].get(place.as_posix())
+    return root / place if (root / place).is_file() and digest_of_file(root / place) == made else None
+
+
+def _chain_problems(record: Record) -> Iterator[str]:
+    """Where the record's parts do not belong together: each stage's metrics, the network, the data set."""
+    run, made = record.run, record.provenance
+    for stage in STAGES:
+        file = metrics_file(run.dense if stage in DENSE_STAGES else run, stage).as_posix()
+        if made[stage]["outputs"].get(file) != sha256(json_bytes(record.metrics[stage])):
+            yield f"its figures of {stage} are not those that the stage wrote"
+    place = weights_file(run, "retrain").as_posix()
+    evaluated = made["evaluate"]["inputs"].get(place)
+    recorded = record.sparse_network["sha256"] if record.sparse_network else evaluated
+    if not recorded == evaluated == made["retrain"]["outputs"].get(place):
+        yield "its network is not the one that was retrained and evaluated"
+    if record.dataset["name"] != record.params["prepare"]["dataset"]:
+        yield f"it was not evaluated on {record.params['prepare']['dataset']}, which its parameters name"
+    if (record.converged is None) != (run.method in CUTS):
+        yield f"converged is {record.converged}, which {run.method} cannot be"
 
 
 def _count_problems(record: Record, network: nn.Module, picture: Tensor) -> Sequence[str]:

@@ -13,12 +13,13 @@ from typing import Any
 from pipeline import entry
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_file, read_json, write_json
+from pipeline.layout import record_file
 from pipeline.provenance import changed_since
 from pipeline.report.claims import CLAIMS_FILE, Claims, read_claims
 from pipeline.report.judging import judge
 from pipeline.report.ledger import Record, read_ledger
 from pipeline.report.published import PUBLISHED_FILE, read_published
-from pipeline.report.verdicts import AUDIT_FILE
+from pipeline.report.verdicts import AUDIT_FILE, CODE_STATES
 from pipeline.settings import prepare_torch
 from pipeline.verification import Checked, RecordedTests, check
 
@@ -40,22 +41,26 @@ def main(arguments: list[str]) -> None:
         print(f"{entry_['id']}  {entry_['verdict']}{scale}: {entry_['why']}")
     if not options.no_data:
         checked = verify(root, records)
-        problems += [each.sentence for each in checked if not each.verified]
-        print(f"{sum(each.verified for each in checked)} of {len(checked)} records verified")
-    for note in stale(root, records):
-        print(note)
+        problems += [each.sentence for each in checked if each.failed]
+        large = sum(each.not_committed for each in checked)
+        note = f"; {large} more have networks too large to be committed" if large else ""
+        print(f"{sum(each.verified for each in checked)} of {len(checked)} records verified{note}")
+    for state, runs in by_state(audit["code_since"]).items():
+        print(f"{METHOD_CODE} {CODE_STATES[state]} {len(runs)} records: {', '.join(runs)}")
     if problems:
         raise ArtifactError("\n  ".join(["the audit found:", *problems]))
 
 
 def audit_of(root: Path, claims: Claims, records: list[Record]) -> dict[str, Any]:
     """Everything that the verdicts rest on, by digest, and the verdicts."""
-    studies = {file.stem: read_json(file)["trials"] for file in sorted(root.glob("results/*-*.json"))}
-    files = [CLAIMS_FILE, PUBLISHED_FILE]
+    places = sorted(file.relative_to(root) for file in root.glob("results/*-*.json"))
+    studies = {place.stem: read_json(root / place)["trials"] for place in places}
+    files = [CLAIMS_FILE, PUBLISHED_FILE, *places]
     return {
         "claims": [judge(claim, records, studies) for claim in claims.claims],
         "choices": claims.choices,
         "rests_on": {file.as_posix(): digest_of_file(root / file) for file in files},
+        "code_since": code_since(root, records),
     }
 
 
@@ -82,20 +87,17 @@ def verify(root: Path, records: list[Record]) -> list[Checked]:
     return found
 
 
-def stale(root: Path, records: list[Record]) -> list[str]:
-    """The records whose method's code has changed since, by the commit that pruned them."""
-    commits = {record.provenance["prune"]["commit"] for record in records}
-    changed = {commit: changed_since(root, commit, METHOD_CODE) for commit in commits}
-    marked: dict[str, list[str]] = {}
-    for record in records:
-        state = changed[record.provenance["prune"]["commit"]]
-        if state != "unchanged":
-            marked.setdefault(state, []).append(record.run.name)
-    words = {"changed": "has changed", "unknown": "may have changed (their commit is not in this clone)"}
-    return [
-        f"{METHOD_CODE} {words[state]} since {len(runs)} records were made: {', '.join(runs)}"
-        for state, runs in sorted(marked.items())
-    ]
+def code_since(root: Path, records: list[Record]) -> dict[str, str]:
+    """What became of the method's code since each record was pruned, of those where it is not the same."""
+    made = {record_file(record.run).as_posix(): record.provenance["prune"] for record in records}
+    states = {commit: changed_since(root, commit, METHOD_CODE) for commit in {one["commit"] for one in made.values()}}
+    found = {file: "uncommitted" if one["dirty"] else states[one["commit"]] for file, one in made.items()}
+    return {file: state for file, state in found.items() if state != "unchanged"}
+
+
+def by_state(states: dict[str, str]) -> dict[str, list[str]]:
+    """The names of the records of each state."""
+    return {state: [file for file, own in states.items() if own == state] for state in sorted(set(states.values()))}
 
 
 if __name__ == "__main__":

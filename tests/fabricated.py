@@ -1,10 +1,9 @@
 """Fabricated runs for tests of the ledger and the report: no number here was measured."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import digest_of_file
+from pipeline.files import digest_of_file, json_bytes
 from pipeline.layout import PrunedRun, metrics_file, provenance_folder, weights_file
 from pipeline.report.ledger import DENSE_STAGES, STAGES
 
@@ -80,9 +79,11 @@ def vouch(root: Path, run: PrunedRun, stage: str) -> None:
     outputs = [metrics_file(owner(run, stage), stage)]
     if stage == "retrain":
         outputs.append(weights_file(run, stage))
+    network = weights_file(run, "retrain")
+    inputs = {network.as_posix(): digest_of_file(root / network)} if stage in ("evaluate", "benchmark") else {}
     put(root / provenance_folder(owner(run, stage), stage) / "vouched.json", {
         "stage": stage, "seconds": 1.5, "commit": "0123456789abcdef", "dirty": False, "machine": MACHINE,
-        "params": {}, "inputs": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
+        "params": {}, "inputs": inputs, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
         "finished": "2000-01-01T00:00:00Z",
         "outputs": {output.as_posix(): digest_of_file(root / output) for output in outputs},
     })  # fmt: skip
@@ -131,4 +132,4 @@ def owner(run: PrunedRun, stage: str) -> Any:
 
 def put(file: Path, value: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value))
+    file.write_bytes(json_bytes(value))

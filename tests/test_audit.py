@@ -141,6 +141,26 @@ def never_converged(content):
     content["metrics"]["prune"]["primal_residual"] = 0.3
 
 
+def cut_by_nature(content):
+    content["metrics"]["prune"]["converged"] = None
+
+
+def nearer_at_the_end(content):
+    content["metrics"]["prune"].update(nonzeros_at_handover=8650, primal_residual=0.005)
+
+
+def easier_opponent(content):
+    content["metrics"]["evaluate"].update(dense_accuracy=0.01, reference_accuracy=0.01, dense_best_accuracy=0.01)
+
+
+def harder_data(content):
+    content["dataset"]["name"] = content["metrics"]["evaluate"]["dataset"] = "imagenet"
+
+
+def smaller_test(content):
+    content["dataset"]["test_images"] = content["metrics"]["evaluate"]["test_images"] = 999
+
+
 def another_data_set(content):
     content["dataset"]["digest"] = content["metrics"]["evaluate"]["dataset_digest"] = "0" * 64
 
@@ -154,6 +174,11 @@ def another_data_set(content):
         (worse_reference, "dense_best_accuracy is not the better"),
         (never_converged, "converged does not follow"),
         (another_data_set, "NOT VERIFIED"),
+        (cut_by_nature, "converged is None, which reweighted-admm cannot be"),
+        (nearer_at_the_end, "its figures of prune are not those that the stage wrote"),
+        (easier_opponent, "its figures of evaluate are not those that the stage wrote"),
+        (harder_data, "it was not evaluated on mnist-5k"),
+        (smaller_test, "pictures, not 999"),
     ],
 )
 def test_a_changed_record_is_caught_even_with_its_digest_made_right(project, tamper, said):
@@ -199,7 +224,12 @@ def other_weights(state):
             state[name] = -state[name]
 
 
-@pytest.mark.parametrize("tamper", [other_mask, moved_mask, other_weights])
+def slightly_other_weights(state):
+    """A change that no picture notices."""
+    state["fc1.weight"] *= 1.0001
+
+
+@pytest.mark.parametrize("tamper", [other_mask, moved_mask, other_weights, slightly_other_weights])
 def test_another_network_is_caught_even_with_all_digests_made_right(project, tamper):
     rewrite_network(project, tamper)
     found = audit(project)
@@ -207,12 +237,48 @@ def test_another_network_is_caught_even_with_all_digests_made_right(project, tam
     assert "WRONG" in found.stdout
 
 
+@pytest.mark.parametrize("relabel", [{"method": "magnitude"}, {"seed": 1}])
+def test_a_record_under_another_name_is_caught_even_with_all_digests_made_right(project, relabel):
+    """As a copy would be that is to make up a seed, or a method that loses."""
+    content = json.loads((project / RECORD).read_text())
+    content.pop("digest")
+    content["run"] |= relabel
+    named = PrunedRun(**content["run"])
+    content["sparse_network"]["file"] = recorded_network_file(named).as_posix()
+    shutil.copy(project / NETWORK, project / recorded_network_file(named))
+    put(project / record_file(named), {**content, "digest": ledger._digest(content)})
+    found = audit(project)
+    assert found.returncode == 1
+    assert f"WRONG         {named.name}" in found.stdout
+    assert f"its network is that of {RUN.name}" in found.stdout
+
+
 def test_a_changed_claim_is_caught(project):
     text = (project / "paper/claims.yaml").read_text()
-    (project / "paper/claims.yaml").write_text(text.replace("difference: 0.0", "difference: -1.0"))
+    (project / "paper/claims.yaml").write_text(text.replace("claim: as good", "claim: nearly as good"))
     found = audit(project, "--no-data")
     assert found.returncode == 1
     assert "results/audit.json said otherwise of C1, paper/claims.yaml" in found.stderr
+
+
+def test_a_claim_made_easier_is_refused_whatever_the_digests(project):
+    text = (project / "paper/claims.yaml").read_text()
+    (project / "paper/claims.yaml").write_text(text.replace("difference: 0.0", "difference: -1.0"))
+    assert "the rule kept needs target.difference >= 0, got -1.0" in audit(project, "--no-data").stderr
+
+
+def test_a_network_too_large_to_be_committed_is_taken_from_its_run_or_said_to_be_absent(project):
+    rewrite(project, lambda content: content.update(sparse_network=None))
+    (project / NETWORK).unlink()
+    found = audit(project)
+    assert "1 of 1 records verified" in found.stdout
+    (project / weights_file(RUN, "retrain")).unlink()
+    found = audit(project)
+    assert f"not committed {RUN.name}" in found.stdout
+    assert "0 of 1 records verified; 1 more have networks too large to be committed" in found.stdout
+    assert found.returncode == 0
+    rewrite(project, easier_opponent)
+    assert "its figures of evaluate are not those" in audit(project).stdout
 
 
 def test_a_verdict_typed_by_hand_is_caught(project):
@@ -242,8 +308,12 @@ def test_records_of_changed_method_code_are_marked(project):
     run(project, "git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "state")
     commit = run(project, "git", "rev-parse", "HEAD").stdout.strip()
     rewrite(project, lambda content: content["provenance"]["prune"].update(commit=commit))
-    assert "has changed" not in audit(project, "--no-data").stdout
+    audit(project, "--no-data")
+    assert json.loads((project / "results/audit.json").read_text())["code_since"] == {}
     code = project / "pipeline/pruning/admm.py"
     code.write_text(code.read_text() + "# another thought\n")
     printed = audit(project, "--no-data").stdout
-    assert f"pipeline/pruning has changed since 1 records were made: {RUN.name}" in printed
+    assert f"pipeline/pruning has changed since it made 1 records: {RECORD}" in printed
+    assert json.loads((project / "results/audit.json").read_text())["code_since"] == {RECORD.as_posix(): "changed"}
+    rewrite(project, lambda content: content["provenance"]["prune"].update(dirty=True))
+    assert f"was not all committed when it made 1 records: {RECORD}" in audit(project, "--no-data").stdout

@@ -4,9 +4,11 @@ import pytest
 import yaml
 
 from pipeline.config import Config
+from pipeline.data.sources import SOURCES
 from pipeline.errors import ConfigError
 from pipeline.files import read_json
 from pipeline.layout import PrunedRun
+from pipeline.method_params import chosen_values
 from pipeline.report.claims import Claim, read_claims
 from pipeline.report.economy import economy
 from pipeline.report.judging import judge
@@ -52,6 +54,7 @@ def seeds(*accuracies, **more):
     [
         (seeds(0.98, 0.981, 0.979), "reproduced"),  # a mean of exactly the dense accuracy
         (seeds(0.98, 0.98, 0.979), "not reproduced"),
+        (seeds(0.9753, 0.9753, 0.9894), "reproduced"),  # a mean of zero that floating point makes negative
         (seeds(0.99, 0.99), "inconclusive"),
         (seeds(0.99, 0.99, 0.99, converged=False), "inconclusive"),
         (seeds(0.99, 0.99) + [record(2, 0.90, converged=False)], "inconclusive"),
@@ -116,6 +119,40 @@ def test_the_better_variant_of_a_method_judges():
     assert found["measured"][0]["compared"] == "reweighted-admm - admm-l0-copied"
 
 
+def test_a_variant_that_did_not_converge_or_has_no_pair_does_not_judge():
+    claim = {**SUPERIOR, "against": [["admm-l0", "admm-l0-copied"]]}
+    records = seeds(0.98, 0.97, 0.99) + seeds(0.97, 0.959, 0.981, method="admm-l0")
+    cut = [record(0, 0.96, "admm-l0-copied"), *(record(n, 0.999, "admm-l0-copied", False) for n in (1, 2))]
+    for copied in (cut, [record(7, 0.999, "admm-l0-copied")]):
+        found = verdict(claim, records + copied)
+        assert found["verdict"] == "reproduced"
+        assert found["measured"][0]["compared"] == "reweighted-admm - admm-l0"
+
+
+def test_a_comparison_of_too_few_seeds_is_named_beside_a_verdict():
+    elsewhere = {**ANSWER, "ratio": 20}
+    records = seeds(0.98, 0.97, 0.99) + seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
+    records += [record(0, 0.5, ratio=20), record(0, 0.9, "magnitude", None, ratio=20)]
+    found = verdict({**SUPERIOR, "answers": [ANSWER, elsewhere]}, records)
+    assert found["verdict"] == "reproduced"
+    assert "undecided: fabricated at 20x" in found["why"]
+
+
+def test_a_claim_that_names_several_networks_needs_a_decision_for_each():
+    claim = {**SUPERIOR, "every": True, "answers": [ANSWER, {**ANSWER, "experiment": "elsewhere"}]}
+    records = seeds(0.98, 0.97, 0.99) + seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
+    found = verdict(claim, records)
+    assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided for elsewhere")
+
+
+def test_what_did_not_converge_is_no_evidence():
+    records = seeds(0.98, 0.97) + [record(2, 0.99, converged=False)]
+    records += seeds(0.5, 0.5, 0.5, method="magnitude", converged=None)
+    assert [
+        file for file in verdict(SUPERIOR, records)["evidence"] if file.endswith("reweighted-admm-10x-s2.json")
+    ] == []
+
+
 def test_a_method_that_did_not_converge_is_shown_and_decides_nothing():
     records = seeds(0.98, 0.97, 0.99) + seeds(0.5, 0.5, 0.5, method="magnitude", converged=False)
     found = verdict(SUPERIOR, records)
@@ -147,28 +184,41 @@ def trial(method, seconds, accuracy, converged=True, **values):
     return {"trial": identity, "seconds": seconds, "validation_accuracy": accuracy, "converged": converged}
 
 
-def test_economy_counts_the_trials_before_the_first_good_one():
+@pytest.fixture
+def declared(monkeypatch):
+    """Values that a person chooses for a method, as a test needs them."""
+    values = {"reweighted-admm": ("a",), "gmp": ("a", "b"), "magnitude": ("a",), "admm-l1": ("a",)}
+    monkeypatch.setattr("pipeline.report.economy.chosen_values", values.get)
+    return values
+
+
+def test_economy_counts_the_trials_before_the_first_good_one(declared):
     rows = [trial("gmp", 10, 0.95, lr=1), trial("gmp", 20, 0.9895, lr=2), trial("gmp", 40, 0.99, lr=3, ramp=1)]
     rows += [trial("magnitude", 5, 0.98, lr=1), trial("admm-l1", 5, 0.999, converged=False, rho=1)]
     found = economy(rows, within=0.001)
     assert (found["gmp"].seconds, found["gmp"].seconds_all, found["gmp"].values_chosen) == (30, 70, 2)
     assert found["magnitude"].seconds is None
-    assert found["admm-l1"].seconds is None
+    assert (found["admm-l1"].seconds, found["admm-l1"].best) == (None, None)
+    assert found["gmp"].best == 0.99
     assert found["gmp"].faster_than(found["magnitude"])
     assert not found["magnitude"].faster_than(found["gmp"])
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"),
+    ("rows", "gmp", "expected"),
     [
-        ([trial("reweighted-admm", 5, 0.99, a=1), trial("gmp", 9, 0.99, a=1, b=2)], "reproduced"),
-        ([trial("reweighted-admm", 9, 0.99, a=1, b=2), trial("gmp", 5, 0.99, a=1)], "not reproduced"),
-        ([trial("reweighted-admm", 5, 0.99, a=1), trial("gmp", 9, 0.99, b=1)], "inconclusive"),
-        ([trial("gmp", 9, 0.99, b=1)], "not run"),
+        ([trial("reweighted-admm", 5, 0.99), trial("gmp", 9, 0.99)], ("a", "b"), "reproduced"),
+        ([trial("reweighted-admm", 9, 0.99), trial("gmp", 5, 0.99)], ("a",), "not reproduced"),
+        ([trial("reweighted-admm", 5, 0.99), trial("gmp", 9, 0.99)], ("a",), "inconclusive"),
+        ([trial("gmp", 9, 0.99)], ("a",), "not run"),
+        ([trial("reweighted-admm", 9, 0.99)], ("a",), "not run"),
     ],
 )
-def test_the_verdict_on_economy(rows, expected):
-    assert verdict(ECONOMICAL, [], {"fabricated-tuning": rows})["verdict"] == expected
+def test_the_verdict_on_economy(declared, rows, gmp, expected):
+    declared["gmp"] = gmp
+    found = verdict(ECONOMICAL, [], {"fabricated-tuning": rows})
+    assert found["verdict"] == expected
+    assert found["evidence"] == ([] if expected == "not run" else ["results/fabricated-tuning.json"])
 
 
 def test_the_projects_own_claims_are_valid_and_answerable():
@@ -177,7 +227,9 @@ def test_the_projects_own_claims_are_valid_and_answerable():
     assert [claim.id for claim in found.claims] == [f"C{number}" for number in range(1, 7)]
     listed = read_yaml(ROOT / "params.yaml")["experiments"]
     for claim in found.claims:
-        assert all(answer.experiment in listed for answer in [*claim.answers, *claim.also]), claim.id
+        for answer in [*claim.answers, *claim.also]:
+            assert answer.experiment in listed, claim.id
+            assert answer.dataset in SOURCES, claim.id
 
 
 @pytest.mark.parametrize(
@@ -189,6 +241,8 @@ def test_the_projects_own_claims_are_valid_and_answerable():
         ({"against": [["magic"]]}, "got magic"),
         ({"target": {"ratio": 0.5, "difference": 0}}, "claims.0.target.ratio should be greater than 1, got 0.5"),
         ({"target": {"ratio": 2}}, "the rule kept needs target.difference"),
+        ({"target": {"ratio": 2, "difference": -0.01}}, "the rule kept needs target.difference >= 0, got -0.01"),
+        ({**SUPERIOR, "seeds": 1}, "the rule superior needs seeds >= 3"),
     ],
 )
 def test_a_mistake_in_the_claims_names_its_line(tmp_path, change, said):
@@ -234,4 +288,5 @@ def test_the_parameters_are_those_of_the_best_trial(file):
     assert len(set(counts.values())) == 1
     for method, (_, values) in best.items():
         chosen = experiment.prune.method(method)
+        assert set(values) == set(chosen_values(method))
         assert {name: getattr(chosen, name) for name in values} == values, method

@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.method_params import METHOD_NAMES, Block, Count
 from pipeline.report.paper_files import read_checked
 from pipeline.report.published import Published
+from pipeline.report.statistics import FEWEST_FOR_INTERVAL
 
 CLAIMS_FILE = Path("paper", "claims.yaml")
 Scale = Literal["full", "reduced"]
@@ -34,7 +35,10 @@ class Target(Block):
 
 
 class Claim(Block):
-    """One claim; the file's head says what the rules mean."""
+    """One claim; the file's head says what the rules mean.
+
+    `every`: the claim names several networks, so that something must be decided for each answering experiment.
+    """
 
     id: Annotated[str, Field(pattern=r"^C\d+$")]
     claim: str
@@ -46,6 +50,7 @@ class Claim(Block):
     against: list[list[str]] = Field(default_factory=list)
     answers: Annotated[list[Answer], Field(min_length=1)]
     also: list[Answer] = Field(default_factory=list)
+    every: bool = False
 
     @model_validator(mode="after")
     def _rule_fits(self) -> "Claim":
@@ -54,6 +59,10 @@ class Claim(Block):
         missing += ["against"] * (self.rule != "kept" and not self.against)
         if missing:
             raise ValueError(f"the rule {self.rule} needs {', '.join(missing)}")
+        if self.rule == "superior" and (self.seeds < FEWEST_FOR_INTERVAL or self.target.difference < 0):
+            raise ValueError(f"the rule superior needs seeds >= {FEWEST_FOR_INTERVAL} and target.difference >= 0")
+        if self.rule == "kept" and self.target.difference < 0:
+            raise ValueError(f"the rule kept needs target.difference >= 0, got {self.target.difference}")
         unknown = {name for names in self.against for name in names} - set(METHOD_NAMES)
         if unknown:
             raise ValueError(

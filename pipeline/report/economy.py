@@ -4,20 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.method_params import chosen_values
+
 
 @dataclass(frozen=True)
 class Economy:
     """A method's trials in the order in which they ran.
 
-    values_chosen: how many values its trials vary; seconds: wall time up to and with the first good
-    trial (None: none was good); best: highest validation accuracy (fraction).
+    values_chosen: how many values a person must choose for it; seconds: wall time up to and with the first good
+    trial (None: none was good); seconds_all: of all trials; best: highest validation accuracy (fraction) of those
+    that converged, or could not fail to (None: there is none).
     """
 
     values_chosen: int
     trials: int
     seconds: float | None
     seconds_all: float
-    best: float
+    best: float | None
 
     def faster_than(self, other: "Economy") -> bool:
         """Whether this one came to a good result in less time; never is later than any time."""
@@ -32,20 +35,20 @@ def economy(rows: Sequence[Mapping[str, Any]], within: float) -> dict[str, Econo
     """Each method's economy; a trial is good if it converged and is at most `within` below the best of all."""
     usable = [row["validation_accuracy"] for row in rows if row["converged"] is not False]
     methods = dict.fromkeys(row["trial"]["method"] for row in rows)
-    return {method: _of([r for r in rows if r["trial"]["method"] == method], max(usable, default=1.0) - within)
-            for method in methods}  # fmt: skip
+    good = max(usable, default=1.0) - within
+    return {method: _of(method, [row for row in rows if row["trial"]["method"] == method], good) for method in methods}
 
 
-def _of(rows: Sequence[Mapping[str, Any]], good: float) -> Economy:
+def _of(method: str, rows: Sequence[Mapping[str, Any]], good: float) -> Economy:
     spent, first = 0.0, None
     for row in rows:
         spent += row["seconds"]
         if first is None and row["converged"] is not False and row["validation_accuracy"] >= good:
             first = spent
     return Economy(
-        values_chosen=len({key for row in rows for key in row["trial"]["values"]}),
+        values_chosen=len(chosen_values(method)),
         trials=len(rows),
         seconds=first,
         seconds_all=spent,
-        best=max(row["validation_accuracy"] for row in rows),
+        best=max((row["validation_accuracy"] for row in rows if row["converged"] is not False), default=None),
     )

@@ -1,19 +1,22 @@
 """Where each row of a table comes from: a numbered footnote a setting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.layout import record_file
 from pipeline.report.document import dataset_notes, machine_notes, start_notes
 from pipeline.report.statistics import Group
+from pipeline.report.verdicts import CODE_STATES
 
 
-def footnote(item: Group) -> str:
-    """Seeds, data set, start, machines, versions and code of a setting, in one paragraph."""
+def footnote(item: Group, code_since: Mapping[str, str]) -> str:
+    """Seeds, data set, start, machines, versions and code of a setting, and what became of the code since."""
     run, records = item.first.run, item.results
     seeds = ", ".join(str(record.run.seed) for record in records)
     name = f"{run.experiment}, {run.method}, {run.ratio:g}x, {'seed' if len(records) == 1 else 'seeds'} {seeds}."
     notes = [*dataset_notes(records), *start_notes(records), *machine_notes(records)]
-    return " ".join([name, *(_sentence(note, run.experiment) for note in notes)])
+    states = dict.fromkeys(code_since[file] for file in record_files(item) if file in code_since)
+    marks = [f"The method's code {CODE_STATES[state]} these." for state in states]
+    return " ".join([name, *(_sentence(note, run.experiment) for note in notes), *marks])
 
 
 def record_files(item: Group) -> list[str]:

@@ -11,13 +11,17 @@ from pipeline.report.ledger import Record
 from pipeline.report.published import OUR_METHOD
 from pipeline.report.statistics import Spread, spread
 
+EXACT = 1e-9  # a tie of whole pictures, after floating point
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
 Studies = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: what was compared over which seeds, and what its rule says of it."""
+    """One comparison: what was compared over which seeds, and what its rule says of it.
+
+    `evidence`: files that it rests on, where these are not the records.
+    """
 
     answer: Answer
     text: str
@@ -26,6 +30,13 @@ class Finding:
     figures: Mapping[str, Any] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     rival: str = ""
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        """What it rests on: files of its own, or the records that support claims."""
+        own = [record_file(record.run).as_posix() for record in self.records if record.supports_claims]
+        return list(self.evidence) or list(dict.fromkeys(own))
 
     @property
     def described(self) -> dict[str, Any]:
@@ -37,6 +48,7 @@ class Finding:
             "verdict": self.verdict,
             "why": self.why,
             **self.figures,
+            "evidence": self.files,
         }
 
 
@@ -50,7 +62,7 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
     missing_full = [found for found in findings if found.answer.scale == "full" and found.verdict == NOT_RUN]
     reduced = any(found.answer.scale == "reduced" for found in made) or bool(missing_full) or not full
     verdict, why = together(made, claim)
-    evidence = {record.run.name: record for found in made for record in found.records}
+    records_used = [record for found in made for record in found.records if record.supports_claims]
     return {
         "id": claim.id,
         "claim": claim.claim,
@@ -61,16 +73,17 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
         "measured": [found.described for found in findings],
         "beside": [found.described for found in beside if found.verdict != NOT_RUN],
         "n_seeds": max((found.figures.get("n_seeds", 0) for found in made), default=0),
-        "protocol": sorted({protocol(record) for record in evidence.values()}),
-        "evidence": [record_file(record.run).as_posix() for record in evidence.values()],
+        "protocol": sorted({protocol(record) for record in records_used}),
+        "evidence": list(dict.fromkeys(file for found in made for file in found.files)),
         "why": why,
     }
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons; those of too few seeds do not count where others do.
+    """One verdict of several comparisons; those of too few seeds do not count where others do, and are named.
 
-    A claim against several methods is reproduced only if something was decided against each of them.
+    A claim against several methods is reproduced only if something was decided against each of them, and one that
+    names several networks only if something was decided for each (`every`).
     """
     if not findings:
         return NOT_RUN, "no record answers it"
@@ -83,9 +96,12 @@ def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
     open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
     rivals = {" or ".join(names) for names in claim.against if claim.rule == "superior"}
     open_ += [f"nothing decided against {name}" for name in sorted(rivals - {found.rival for found in decided})]
+    networks = {answer.experiment for answer in claim.answers if claim.every}
+    open_ += [f"nothing decided for {name}" for name in sorted(networks - {one.answer.experiment for one in decided})]
     if open_:
         return INCONCLUSIVE, "; ".join(open_)
-    return REPRODUCED, "; ".join(_place(found) for found in decided)
+    few = [_place(found) for found in findings if found not in decided]
+    return REPRODUCED, "; ".join([_place(found) for found in decided] + [f"undecided: {one}" for one in few])
 
 
 def _place(found: Finding) -> str:
@@ -110,7 +126,7 @@ def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studi
     elif found.n < claim.seeds:
         verdict, why = INCONCLUSIVE, f"{found.n} of {claim.seeds} seeds, mean {_points(found)}"
     else:
-        verdict = REPRODUCED if found.mean >= claim.target.difference else NOT_REPRODUCED
+        verdict = REPRODUCED if found.mean >= claim.target.difference - EXACT else NOT_REPRODUCED
         why = f"mean {_points(found)}"
     return [Finding(answer, text, verdict, why, figures, tuple(usable))]
 
@@ -124,7 +140,7 @@ def superior(claim: Claim, answer: Answer, records: Sequence[Record], studies: S
 def _against(
     claim: Claim, answer: Answer, names: Sequence[str], ours: Sequence[Record], records: Sequence[Record]
 ) -> Finding:
-    theirs = _better([_matching(answer, name, records) for name in names])
+    theirs = _better([_matching(answer, name, records) for name in names], ours, claim.seeds)
     rival = " or ".join(names)
     text = f"{OUR_METHOD} - {theirs[0].run.method if theirs else rival}"
     if not theirs or not ours:
@@ -146,34 +162,37 @@ def _against(
     return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used, rival)
 
 
-def _better(several: Sequence[Sequence[Record]]) -> Sequence[Record]:
-    """Of several variants of a method the one with the higher mean accuracy; converged ones before others."""
-    there = [records for records in several if records]
-    return max(there, key=_standing, default=[])
+def _better(several: Sequence[Sequence[Record]], ours: Sequence[Record], seeds: int) -> Sequence[Record]:
+    """Of several variants of a method the one with the higher mean accuracy, of the seeds that can be compared;
+    one with enough of these goes before others."""
+    paired = {record.run.seed for record in ours if record.supports_claims}
 
+    def standing(records: Sequence[Record]) -> tuple[int, float]:
+        usable = [record for record in records if record.supports_claims and record.run.seed in paired]
+        return min(len(usable), seeds), spread([_accuracy(record) for record in usable or records]).mean
 
-def _standing(records: Sequence[Record]) -> tuple[bool, float]:
-    accuracy = spread([_accuracy(record) for record in records]).mean
-    return any(record.supports_claims for record in records), accuracy
+    return max([records for records in several if records], key=standing, default=[])
 
 
 def economical(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
     """Fewer chosen values and less time to a good result than every other method."""
-    rows = studies.get(f"{answer.experiment}-tuning", [])
+    study = f"{answer.experiment}-tuning"
+    rows = studies.get(study, [])
     rows = [row for row in rows if row["trial"]["ratio"] == answer.ratio]
     text = "values chosen and seconds to a good result"
     found = economy(rows, claim.target.within)
-    if OUR_METHOD not in found:
-        return [Finding(answer, text, NOT_RUN, "no tuning trials")]
+    rivals = [name for names in claim.against for name in names]
+    if missing := [name for name in (OUR_METHOD, *rivals) if name not in found]:
+        return [Finding(answer, text, NOT_RUN, f"no tuning trials of {', '.join(missing)}")]
     ours = found[OUR_METHOD]
-    others = {name: found[name] for names in claim.against for name in names if name in found}
+    others = {name: found[name] for name in rivals}
     fewer = all(ours.values_chosen < other.values_chosen for other in others.values())
     faster = all(ours.faster_than(other) for other in others.values())
     verdict = REPRODUCED if fewer and faster else INCONCLUSIVE if fewer or faster else NOT_REPRODUCED
     why = f"fewer values chosen: {'yes' if fewer else 'no'}; less time to a good result: {'yes' if faster else 'no'}"
     methods = {name: each.described for name, each in found.items()}
-    used = tuple(_matching(answer, OUR_METHOD, records))
-    return [Finding(answer, text, verdict, why, {"n_seeds": 1, "methods": methods}, used)]
+    figures = {"n_seeds": 1, "methods": methods}
+    return [Finding(answer, text, verdict, why, figures, evidence=(f"results/{study}.json",))]
 
 
 RULES: Mapping[str, Callable[[Claim, Answer, Sequence[Record], Studies], list[Finding]]] = {

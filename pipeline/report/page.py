@@ -54,7 +54,8 @@ def build(root: Path) -> Page:
     found = _numbered([*found, sections.choices_section(audit)] if audit else found)
     lead = _lead(len(records), len(groups), len({one.params["model"]["name"] for one in records}))
     lead += f" Verdicts: {tally(audit.verdicts)}." if audit else ""
-    notes = [(footnote(item), record_files(item)) for item in groups]
+    code_since = audit.code_since if audit else {}
+    notes = [(footnote(item, code_since), record_files(item)) for item in groups]
     figures = {
         FIGURES_FOLDER / f"{one.key}.svg": standalone(one)
         for section in found for block in section.blocks if isinstance(block, Drawing)

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline.method_params import Block
 from pipeline.report.paper_files import read_checked
@@ -18,7 +21,7 @@ class Published(Block):
     """A compression that a work publishes; `claim` and `dataset` where docs name them."""
 
     network: str
-    compression: float | int
+    compression: Annotated[float | int, Field(gt=1)]
     work: str
     year: int
     source: str

@@ -24,7 +24,7 @@ from pipeline.report.published import Published, comparisons, published_table, w
 from pipeline.report.statistics import Group
 from pipeline.report.tables import handover_table, seeds_table, with_seconds
 from pipeline.report.training_plots import iterations_plot, training_plot
-from pipeline.report.verdicts import AUDIT_FILE, Audit, comparison_table, verdict_table
+from pipeline.report.verdicts import AUDIT_FILE, Audit, comparison_table, cost_table, verdict_table
 from pipeline.report.weight_plots import histogram_plot, kept_table, layers_plot, settings
 
 DRAWN_RATIO = 355.9  # where no published number says which network to draw
@@ -40,9 +40,16 @@ def verdicts_section(audit: Audit | None, groups: Sequence[Group]) -> Section:
     if audit is None:
         return Section("verdicts", title, (Words(f"No verdict yet: `make audit` writes `{AUDIT_FILE}`.", absent=True),))
     notes = tuple(numbers_of(one.evidence, groups) for one in audit.verdicts)
+    behind = tuple(numbers_of(files, groups) for one in audit.verdicts for files in one.rests_on)
+    costs = [
+        Rows(cost_table(one.costs), f"{one.id}: what each method cost ({', '.join(one.evidence)})", folded=True)
+        for one in audit.verdicts
+        if one.costs
+    ]
     return Section("verdicts", title, (
         Rows(verdict_table(audit.verdicts), notes=notes, verdicts=audit.verdicts),
-        Rows(comparison_table(audit.verdicts), "Every comparison behind the verdicts", folded=True),
+        Rows(comparison_table(audit.verdicts), "Every comparison behind the verdicts", behind, folded=True),
+        *costs,
     ))  # fmt: skip
 
 

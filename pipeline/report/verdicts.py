@@ -2,22 +2,31 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtifactError
 from pipeline.files import read_json
-from pipeline.report.render import NOTHING, Table
+from pipeline.report.render import NOTHING, Table, percent
 
 AUDIT_FILE = Path("results", "audit.json")
 KINDS = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}
+# What became of the method's code since a record was made, in the words of a reader.
+CODE_STATES = {
+    "changed": "has changed since it made",
+    "unknown": "may have changed (their commit is not in this clone) since it made",
+    "uncommitted": "was not all committed when it made",
+}
 ORDER = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim; all values are texts as a reader sees them."""
+    """One claim; all values are texts as a reader sees them.
+
+    `rests_on`: the files behind each of the comparisons; `costs`: of the rule `economical`, a method's trials.
+    """
 
     id: str
     claim: str
@@ -31,6 +40,8 @@ class Verdict:
     why: str
     evidence: tuple[str, ...]
     comparisons: tuple[tuple[str, ...], ...]
+    rests_on: tuple[tuple[str, ...], ...] = ()
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -40,10 +51,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Audit:
-    """The verdicts, and what the paper leaves open with the choice made here."""
+    """The verdicts, what the paper leaves open with the choice made here, and the records whose code is another."""
 
     verdicts: tuple[Verdict, ...]
     choices: tuple[str, ...]
+    code_since: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_audit(root: Path) -> Audit | None:
@@ -56,7 +68,8 @@ def read_audit(root: Path) -> Audit | None:
         return None
     content = read_json(root / AUDIT_FILE)
     try:
-        return Audit(tuple(map(_verdict, content["claims"])), tuple(map(str, content["choices"])))
+        verdicts, choices = tuple(map(_verdict, content["claims"])), tuple(map(str, content["choices"]))
+        return Audit(verdicts, choices, dict(content.get("code_since", {})))
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{AUDIT_FILE} is not an audit's ({error!r}); run `make audit` again") from error
 
@@ -95,6 +108,25 @@ def comparison_table(verdicts: Sequence[Verdict]) -> Table:
     return Table(headers, [row for one in verdicts for row in one.comparisons])
 
 
+def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each method asked of a person, and of the clock."""
+    headers = (
+        "method", "values chosen by a person", "trials", "seconds to the first good one", "seconds, all trials",
+        "best that converged, validation (%)",
+    )  # fmt: skip
+    return Table(headers, [
+        (
+            method, str(one["values_chosen"]), str(one["trials"]), _seconds(one["seconds"]),
+            _seconds(one["seconds_all"]), NOTHING if one["best"] is None else percent(one["best"]),
+        )
+        for method, one in costs.items()
+    ])  # fmt: skip
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0f}"
+
+
 def _verdict(claim: Mapping[str, Any]) -> Verdict:
     run = [one for one in claim["measured"] if one["verdict"] != "not run"]
     found = [f"{one['experiment']} at {one['ratio']}x, {one['compared']}: {one['why']}" for one in run]
@@ -110,6 +142,8 @@ def _verdict(claim: Mapping[str, Any]) -> Verdict:
         why=claim["why"],
         evidence=tuple(claim["evidence"]),
         comparisons=tuple(rows),
+        rests_on=tuple(tuple(one.get("evidence", ())) for one in [*claim["measured"], *claim["beside"]]),
+        costs=next((one["methods"] for one in claim["measured"] if "methods" in one), {}),
     )
 
 
