@@ -74,17 +74,16 @@ def finish(root: Path, run: PrunedRun, *, pruned: float = 0.97, converged: bool 
         vouch(root, run, stage)
 
 
-def vouch(root: Path, run: PrunedRun, stage: str) -> None:
-    """Write provenance that describes the stage's files as they are."""
+def vouch(root: Path, run: PrunedRun, stage: str, *reads: Path) -> None:
+    """Write provenance that describes the stage's files as they are, and what it read."""
     outputs = [metrics_file(owner(run, stage), stage)]
     if stage == "retrain":
         outputs.append(weights_file(run, stage))
-    network = weights_file(run, "retrain")
-    inputs = {network.as_posix(): digest_of_file(root / network)} if stage in ("evaluate", "benchmark") else {}
     put(root / provenance_folder(owner(run, stage), stage) / "vouched.json", {
         "stage": stage, "seconds": 1.5, "commit": "0123456789abcdef", "dirty": False, "machine": MACHINE,
-        "params": {}, "inputs": inputs, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
+        "params": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,
         "finished": "2000-01-01T00:00:00Z",
+        "inputs": {read.as_posix(): digest_of_file(root / read) for read in reads},
         "outputs": {output.as_posix(): digest_of_file(root / output) for output in outputs},
     })  # fmt: skip
 

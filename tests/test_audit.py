@@ -78,7 +78,7 @@ def measure(root) -> None:
     change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.01)
     change(root, "benchmark", counts=counts(network, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
     for name in ledger.STAGES:
-        vouch(root, RUN, name)
+        vouch(root, RUN, name, *([weights_file(RUN, "retrain")] if name == "evaluate" else []))
     ledger.write_record(root, ledger.gather(root, config, RUN))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_file
@@ -15,13 +16,14 @@ from pipeline.layout import curve_file, iterations_file, provenance_folder, weig
 from pipeline.report import canvas, ledger
 from pipeline.report.connections import SHAPES, Connections, connections
 from pipeline.report.curves import read_curves
+from pipeline.report.dvc_plots import PLOTS_FILE
 from pipeline.report.network_plot import drawn_record
 from pipeline.report.page import HTML_FILE, MARKDOWN_FILE, build
 from pipeline.report.verdicts import read_audit, tally
 from pipeline.sparse import save_sparse
 from stages import page as page_stage
 from tests import fabricated
-from tests.fabricated import StubConfig, finish, make_run, owner, put, vouch, write_project
+from tests.fabricated import MACHINE, StubConfig, finish, make_run, owner, put, vouch, write_project
 
 PROJECT = Path(__file__).parents[1]
 LAYERS = {
@@ -55,7 +57,8 @@ SENSITIVITY = {
     "experiment": "fabricated",
     "study": "sensitivity",
     "trials": [
-        {"trial": {"method": "reweighted-admm", "values": {"lambda": 1e-5, name: value}},
+        {"trial": {"method": "reweighted-admm", "seed": 0, "values": {"lambda": 1e-5, name: value}},
+         "machine": MACHINE, "versions": {"torch": "2.0"}, "commit": "0123456789abcdef",
          "compression_ratio": 10 + i, "validation_accuracy": 0.9, "primal_residual": 0.05 * (1 + i)}
         for name, values in {"rho": (0.01, 0.02, 0.5), "relative": (True, False)}.items()
         for i, value in enumerate(values)
@@ -328,6 +331,25 @@ def test_the_stage_writes_all_files_and_removes_old_figures(bare, monkeypatch, c
     links = re.findall(r"\]\(([^)#]+)[)#]", markdown)
     assert links and not [link for link in links if not (bare / link).exists()]
     assert "wrote REPORT.md and report.html" in capsys.readouterr().out
+    page_stage.main(["--check"])
+    for place in (MARKDOWN_FILE, PLOTS_FILE):
+        text = (bare / place).read_text()
+        (bare / place).write_text(text.replace("1", "2", 1))
+        with pytest.raises(ArtifactError, match=f"not what the ledger gives: {place}; run `make report`"):
+            page_stage.main(["--check"])
+        (bare / place).write_text(text)
+
+
+def test_dvcs_plots_are_columns_of_the_curves_of_recorded_runs(page, project):
+    plots = {title: plot for one in yaml.safe_load(page.plots)["plots"] for title, plot in one.items()}
+    residual = plots["fabricated, pruning: primal residual"]
+    assert residual["x"] == "iteration"
+    for title, plot in plots.items():
+        for file, column in plot["y"].items():
+            place = (project / PLOTS_FILE.parent / file).resolve()
+            assert place.is_relative_to(project / "curves"), title
+            assert not place.is_file() or column in place.read_text().splitlines()[0].split(",")
+    assert any((project / PLOTS_FILE.parent / file).resolve().is_file() for file in residual["y"])
 
 
 @pytest.fixture(

@@ -26,8 +26,8 @@ Rows = Sequence[Mapping[str, Any]]
 Timed = Sequence[tuple[Record, Mapping[str, Any]]]
 
 
-def read_sensitivity(root: Path) -> tuple[str, Rows] | None:
-    """The experiment and rows (parameter, value, compression_ratio, accuracy, converged) of a study, if there is one.
+def read_sensitivity(root: Path) -> tuple[str, Rows, str] | None:
+    """Experiment, rows (parameter, value, compression_ratio, accuracy, converged) and making of a study, if any.
 
     Each trial holds lambda, and changes it or one other value.
 
@@ -39,9 +39,21 @@ def read_sensitivity(root: Path) -> tuple[str, Rows] | None:
         return None
     try:
         content = read_json(file)
-        return content["experiment"], _sensitivity_rows(content["trials"])
+        making = _making(file.relative_to(root), content["trials"])
+        return content["experiment"], _sensitivity_rows(content["trials"]), making
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{file.relative_to(root)} is not a study's ({error!r}); run `make study` again") from error
+
+
+def _making(file: Path, trials: Rows) -> str:
+    """Where the trials come from, in a sentence."""
+    processors = sorted({trial["machine"]["processor"] for trial in trials})
+    torch, commits = {trial["versions"]["torch"] for trial in trials}, {trial["commit"][:12] for trial in trials}
+    seeds = {trial["trial"]["seed"] for trial in trials}
+    return (
+        f"From `{file}`: {len(trials)} trials, seed {', '.join(map(str, sorted(seeds)))}, accuracy on the validation "
+        f"split; {', '.join(processors)}, torch {', '.join(sorted(torch))}, commit {', '.join(sorted(commits))}."
+    )
 
 
 def _sensitivity_rows(trials: Rows) -> Rows:

@@ -12,6 +12,7 @@ from pipeline.report import sections
 from pipeline.report.blocks import Drawing, Rows, Section, Words
 from pipeline.report.canvas import FONT, css_colours, standalone
 from pipeline.report.curves import read_curves
+from pipeline.report.dvc_plots import dvc_plots
 from pipeline.report.footnotes import footnote, record_files
 from pipeline.report.ledger import Record, read_ledger
 from pipeline.report.published import read_published
@@ -34,10 +35,11 @@ PAPER = (
 
 @dataclass(frozen=True)
 class Page:
-    """All texts: markdown, HTML, and the SVG files that the markdown embeds, by their place."""
+    """All texts: markdown, HTML, the list of DVC's plots, and the SVG files that the markdown embeds, by place."""
 
     markdown: str
     html: str
+    plots: str
     figures: dict[Path, str]
 
 
@@ -61,7 +63,7 @@ def build(root: Path) -> Page:
         for section in found for block in section.blocks if isinstance(block, Drawing)
         for one in block.plot.panels if EMBEDDED.match(one.key)
     }  # fmt: skip
-    return Page(_markdown(found, lead, notes), _html(found, lead, notes), figures)
+    return Page(_markdown(found, lead, notes), _html(found, lead, notes), dvc_plots(records), figures)
 
 
 def _measured(root: Path, records: Sequence[Record], groups: Sequence[Group]) -> list[Section]:

@@ -119,8 +119,9 @@ def sensitivity_section(root: Path) -> Section:
     if study is None or not study[1]:
         absent = Words(f"Left out: no study is recorded in `{SENSITIVITY_FILES}`.", absent=True)
         return Section("sensitivity", title, (absent,))
-    table = Rows(sensitivity_table(study[1]), "The same numbers", folded=True)
-    return Section("sensitivity", title, (Drawing(sensitivity_plot(*study)), table))
+    experiment, rows, making = study
+    table = Rows(sensitivity_table(rows), "The same numbers", folded=True)
+    return Section("sensitivity", title, (Drawing(sensitivity_plot(experiment, rows)), table, Words(making)))
 
 
 def runtimes_section(records: Sequence[Record], groups: Sequence[Group]) -> Section:
