@@ -1,4 +1,4 @@
-"""The only reader of YAML."""
+"""The only reader and writer of YAML."""
 
 import re
 from collections.abc import Sequence
@@ -44,6 +44,11 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist; run the command from the project's top folder") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def yaml_text(value: Any) -> str:
+    """A value as YAML, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False, width=200)
 
 
 def line_of(path: Path, place: Sequence[str | int]) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.deployment_tables import STORAGE_NOTE, compaction_table, storage_table
 from pipeline.report.ledger import Record, Result, read_ledger
 from pipeline.report.published import OUR_METHOD
 from pipeline.report.render import Table, markdown, whole
@@ -57,12 +58,17 @@ def report(experiment: str, results: Sequence[Result]) -> str:
         "Seeds together": seeds_table(group(results)),
         "Hand-over from pruning to retraining": handover_table(results),
         "Survivors per layer": layer_table(results),
+        "Fastest runtimes": fastest_table(results),
+        "Bytes": storage_table(results),
+        "Compaction": compaction_table(results),
         "Parameters": _params_table(results),
     }
-    notes = {"Results": f"\n{HOW_TO_READ}\n", "Seeds together": f"\n{SEEDS_NOTE}\n"}
+    notes = {"Results": f"\n{HOW_TO_READ}\n", "Seeds together": f"\n{SEEDS_NOTE}\n", "Bytes": f"\n{STORAGE_NOTE}\n"}
     data = "".join(f"- {note}\n" for note in [*dataset_notes(results), *start_notes(results)])
     parts = [f"# Report of {experiment}\n", "Generated from the metrics of its runs; do not edit.\n"]
     for title, table in sections.items():
+        if not table.rows:
+            continue
         parts.append(f"## {title}\n\n{markdown(table)}{notes.get(title, '')}")
     parts.append(f"## Data\n\n{data}")
     return "\n".join(parts)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from pipeline.layout import curve_file, iterations_file
 from pipeline.report.ledger import Record
+from pipeline.yaml_files import yaml_text
 
 PLOTS_FILE = Path("reports", "dvc.yaml")
 HEAD = "# The curves of recorded runs for `dvc plots` and `make plots`. Written by `make report`; do not edit.\n"
@@ -25,7 +24,7 @@ def dvc_plots(records: Sequence[Record]) -> str:
         plots.append(_plot(f"{experiment}, pruning", "iteration", "nonzeros", pruned))
         plots += [_plot(f"{experiment}, pruning", "iteration", column, split) for column in RESIDUALS]
         plots += [_plot(f"{experiment}, retraining", "epoch", column, retrained) for column in EPOCHS]
-    return HEAD + yaml.safe_dump({"plots": plots}, sort_keys=False, width=200)
+    return HEAD + yaml_text({"plots": plots})
 
 
 def _plot(title: str, x: str, column: str, files: Sequence[Path]) -> dict[str, dict]:

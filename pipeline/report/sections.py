@@ -7,6 +7,7 @@ from pipeline.layout import record_file
 from pipeline.report.accuracy_plots import accuracy_plot
 from pipeline.report.blocks import Drawing, Rows, Section, Words
 from pipeline.report.curves import Curves
+from pipeline.report.deployment_tables import STORAGE_NOTE, compaction_table, storage_table
 from pipeline.report.document import SECONDS_NOTE, SEEDS_NOTE
 from pipeline.report.extras import (
     SENSITIVITY_FILES,
@@ -130,8 +131,15 @@ def runtimes_section(records: Sequence[Record], groups: Sequence[Group]) -> Sect
         absent = Words("Left out: no record has timings of several runtimes (`benchmark.runtimes`).", absent=True)
         return Section("runtimes", title, (absent,))
     notes = _notes_of([record for record, _ in runtime_rows(records)], groups)
-    table = Rows(runtimes_table(records), "The same numbers", notes, folded=True)
-    return Section("runtimes", title, (Drawing(runtimes_plot(records)), table))
+    tables = [Rows(runtimes_table(records), "The same numbers", notes, folded=True)]
+    for caption, table in (
+        ("Bytes of the files", storage_table(records)),
+        ("What compaction removes", compaction_table(records)),
+    ):
+        named = {row[0] for row in table.rows}
+        of_rows = _notes_of([one for one in records if one.run.name in named], groups)
+        tables.append(Rows(table, caption, of_rows, folded=True))
+    return Section("runtimes", title, (Drawing(runtimes_plot(records)), *tables, Words(STORAGE_NOTE)))
 
 
 def _notes_of(records: Sequence[Record], groups: Sequence[Group]) -> tuple[tuple[int, ...], ...]:
