@@ -56,14 +56,14 @@ class Scratch:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, or None; a damaged file is put aside with a warning."""
+        """The state saved last, on the CPU, or None; a damaged file is put aside with a warning."""
         path = self.folder / "checkpoint"
         if not path.is_file():
             return None
         digest, _, content = path.read_bytes().partition(b"\n")
         if sha256(content).encode() == digest:
             try:
-                return torch.load(io.BytesIO(content), weights_only=True)
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except (RuntimeError, pickle.UnpicklingError) as error:
                 log.debug("checkpoint with a good digest does not load: %s", error)
         os.replace(path, path.with_suffix(".damaged"))

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from pipeline.errors import ArtifactError, TrainingError
 from pipeline.method_params import Distillation
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
+from pipeline.resume import Scratch
+from pipeline.training.loop import Hook
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.objective import Distillation as Distilled
 from pipeline.training.schedule import Schedule
@@ -147,6 +150,41 @@ def test_a_stopped_training_goes_on_bit_for_bit(stage, stop):
         STAGES[stage](job(stage, stopped))
     torch.manual_seed(99)  # whatever happens between two sessions must not matter
     assert same(whole, STAGES[stage](job(stage, Memory(state=stopped.state))))
+
+
+class Kept(Hook):
+    """A hook that keeps the state it gets."""
+
+    state = None
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_a_hook_gets_its_state_on_the_networks_device():
+    """The network is on `meta` here, as it could be on the second of two GPUs; checkpoints come from the CPU."""
+    work, hook = job("pretrain"), Kept()
+    whole = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        work = replace(work, checkpoint=whole)
+        work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 1, CrossEntropy(), [hook])
+    state = {"rounds": 3, "Z": [torch.ones(2)], "masks": {"w": torch.ones(2) > 0}, "iterations": [{"iteration": 1}]}
+    work = replace(work, checkpoint=Memory(state={**whole.state, "hooks": [state]}))
+    network = work.network().to("meta")
+    work.phase(network, work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 1, CrossEntropy(), [hook])
+    assert hook.state["Z"][0].device.type == hook.state["masks"]["w"].device.type == "meta"
+    assert (hook.state["rounds"], hook.state["iterations"]) == (3, [{"iteration": 1}])
+
+
+def test_a_checkpoint_comes_back_on_the_cpu(tmp_path, monkeypatch):
+    asked = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: asked.append(options) or load(*given, **options))
+    with Scratch(tmp_path, "prune", {}) as scratch:
+        scratch.save({"Z": [torch.ones(2)]})
+        assert torch.equal(scratch.load()["Z"][0], torch.ones(2))
+    assert asked == [{"map_location": "cpu", "weights_only": True}]
 
 
 def test_the_curves_go_on_too():

@@ -56,6 +56,15 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any]) -> None: ...
 
 
+def moved(state: Any, device: torch.device) -> Any:
+    """The same dictionaries and lists, with every tensor on the device."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: moved(value, device) for key, value in state.items()}
+    return [moved(value, device) for value in state] if isinstance(state, list) else state
+
+
 @dataclass
 class Phase:
     """One training phase.
@@ -183,8 +192,9 @@ class Phase:
             return
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        device = next(self.network.parameters()).device
         for hook, hook_state in zip(self.hooks, state["hooks"], strict=True):
-            hook.load_state_dict(hook_state)
+            hook.load_state_dict(moved(hook_state, device))  # a hook keeps the tensors that it gets
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
         self.rows = list(state["rows"])
