@@ -96,7 +96,16 @@ def test_more_devices_than_there_are(monkeypatch):
 
 @pytest.mark.parametrize(
     ("told", "first"),
-    [({}, True), ({"RANK": "0", "LOCAL_RANK": "0"}, True), ({"RANK": "1"}, False), ({"NODE_RANK": "1"}, False)],
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+        ({"RANK": "0", "SLURM_PROCID": "1"}, True),
+        ({"RANK": "8", "SLURM_PROCID": "0", "LOCAL_RANK": "0"}, False),
+    ],
 )
 def test_one_process_writes(monkeypatch, told, first):
     for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):

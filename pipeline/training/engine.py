@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 
-# What torchrun, SLURM and Fabric tell each process; the first one has a zero everywhere.
-RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+# What SLURM and Fabric tell each process: the first one has a zero everywhere. torchrun's RANK says it alone.
+RANKS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 class Settings(Protocol):
@@ -97,4 +97,6 @@ def start_engine(settings: Settings) -> Engine:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes, tracks and reports."""
+    if "RANK" in os.environ:  # within SLURM, torchrun's processes share SLURM's rank
+        return int(os.environ["RANK"]) == 0
     return all(int(os.environ.get(name, 0)) == 0 for name in RANKS)
