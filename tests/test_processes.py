@@ -1,6 +1,7 @@
 """Many processes that share a training end where one alone does (Lightning Fabric, on the CPU)."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -87,10 +88,49 @@ def test_a_stage_on_two_devices_starts_them_and_writes_once(tmp_path):
     assert sorted(names) == sorted([DENSE, RUN, "pretrain", "prune", "retrain"])
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Nobody started this process among others; gives a function that says who did."""
+    for name in ("WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def tell(told: dict[str, str]) -> None:
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+
+    return tell
+
+
 def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     settings = SimpleNamespace(accelerator="cuda", devices=8, nodes=1)
     with pytest.raises(ConfigError, match="asks for 8 CUDA devices, this machine has 1; lower it"):
+        start_engine(settings)
+
+
+def test_more_processes_than_cpu_cores(alone, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(ConfigError, match="asks for 3 CPU cores, this machine has 2; lower it$"):
+        start_engine(SimpleNamespace(accelerator="cpu", devices=3, nodes=1))
+
+
+@pytest.mark.parametrize(
+    ("told", "started"),
+    [
+        ({"WORLD_SIZE": "2"}, 2),
+        ({"WORLD_SIZE": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_NAME": "train"}, 2),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive"}, None),
+        ({"SLURM_NTASKS": "2"}, None),
+    ],
+)
+def test_processes_started_are_those_asked_for(alone, told, started):
+    alone(told)
+    settings = SimpleNamespace(accelerator="cpu", devices=1, nodes=1)
+    if started is None:
+        assert start_engine(settings).ranks == 1
+        return
+    with pytest.raises(ConfigError, match="asks for 1 processes, but torchrun or srun started 2; start as many"):
         start_engine(settings)
 
 
@@ -107,9 +147,6 @@ def test_more_devices_than_there_are(monkeypatch):
         ({"RANK": "8", "SLURM_PROCID": "0", "LOCAL_RANK": "0"}, False),
     ],
 )
-def test_one_process_writes(monkeypatch, told, first):
-    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
+def test_one_process_writes(alone, told, first):
+    alone(told)
     assert is_first_process() is first

@@ -12,6 +12,10 @@ from pipeline.errors import ConfigError
 
 # What SLURM and Fabric tell each process: the first one has a zero everywhere. torchrun's RANK says it alone.
 RANKS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+# What devices of each kind are called, and what else to do where there are too few.
+DEVICES = {"cuda": ("CUDA devices", ", or set training.accelerator to cpu"), "cpu": ("CPU cores", "")}
+# Jobs of these names are sessions in SLURM without srun, to Fabric as to us.
+INTERACTIVE = ("bash", "interactive")
 
 
 class Settings(Protocol):
@@ -83,16 +87,31 @@ def start_engine(settings: Settings) -> Engine:
     """The engine that the parameters ask for; more processes than one are started here.
 
     Raises:
-        ConfigError: this machine has fewer devices than asked for.
+        ConfigError: this machine has fewer devices than asked for, or another number of processes was started.
     """
-    if settings.accelerator == "cuda" and torch.cuda.device_count() < settings.devices:
+    here = torch.cuda.device_count() if settings.accelerator == "cuda" else os.cpu_count()
+    if settings.devices > here:
+        kind, otherwise = DEVICES[settings.accelerator]
         raise ConfigError(
-            f"training.devices asks for {settings.devices} CUDA devices, this machine has "
-            f"{torch.cuda.device_count()}; lower it, or set training.accelerator to cpu"
+            f"training.devices asks for {settings.devices} {kind}, this machine has {here}; lower it{otherwise}"
         )
-    if settings.accelerator == "cpu" and settings.devices * settings.nodes == 1:
+    asked = settings.devices * settings.nodes
+    if (started := _started()) not in (None, asked):
+        raise ConfigError(
+            f"training.devices x nodes asks for {asked} processes, but torchrun or srun started {started}; "
+            "start as many as asked for, or correct devices and nodes"
+        )
+    if settings.accelerator == "cpu" and asked == 1:
         return Engine()
     return FabricEngine(settings)
+
+
+def _started() -> int | None:
+    """How many processes torchrun or SLURM's srun started; None where Fabric is to start them."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    by_srun = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
+    return int(os.environ["SLURM_NTASKS"]) if by_srun and "SLURM_NTASKS" in os.environ else None
 
 
 def is_first_process() -> bool:
