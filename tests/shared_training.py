@@ -1,11 +1,13 @@
 """A training that several processes share: `python -m tests.shared_training FOLDER DEVICES NETWORK [DIE]`.
 
-Each process leaves what it ended with. With DIE the last process kills itself in the second epoch.
+Each process leaves what it ended with. With DIE the last process kills itself after the first epoch; where it
+is `asleep`, the first one is then busy for a minute without waiting for it.
 """
 
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +39,8 @@ def main(folder: str, devices: str, network: str, *die: str) -> None:
     work = replace(work, engine=engine)
     if die and engine.rank == engine.ranks - 1:
         work = replace(work, on_epoch=lambda row: os.kill(os.getpid(), signal.SIGKILL))
+    elif die == ("asleep",):
+        work = replace(work, on_epoch=lambda row: time.sleep(60))
     try:
         dense, rows = assembly.pretrain(work)
     except TrainingError as error:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.training.engine import is_first_process, start_engine
+from pipeline.training.engine import ENDED, is_first_process, start_engine
 from pipeline.yaml_files import read_yaml
 from tests.project import DENSE, ROOT, RUN, copy_project, environment, run, write_params
 
@@ -70,8 +70,17 @@ def test_a_process_that_dies_ends_the_training_with_a_sentence(tmp_path):
     done = train(tmp_path, 2, NORMED, "die")
     assert done.returncode != 0
     assert "error: pretrain: one of the 2 processes ended, or cannot be reached" in done.stderr
+    assert done.stderr.count("error:") == 1
     assert "run the same command again to go on after the last finished epoch" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_dies_while_nobody_waits_for_it_ends_the_training_with_a_sentence(tmp_path):
+    done = train(tmp_path, 2, NORMED, "asleep")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert said == [f"error: {ENDED}"]
+    assert "run the same command again to go on after the last finished epoch" in ENDED
 
 
 @pytest.mark.slow

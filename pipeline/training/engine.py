@@ -1,6 +1,10 @@
 """Where a training runs: in this process, or in many that share each batch (Lightning Fabric)."""
 
 import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -14,6 +18,11 @@ from pipeline.errors import ConfigError
 RANKS = ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 # What devices of each kind are called, and what else to do where there are too few.
 DEVICES = {"cuda": ("CUDA devices", ", or set training.accelerator to cpu"), "cpu": ("CPU cores", "")}
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_END = 0.5, 3.0
+ENDED = (
+    "another of the processes that share this training ended; see its message above, and run the same command again "
+    "to go on after the last finished epoch"
+)
 # Jobs of these names are sessions in SLURM without srun, to Fabric as to us.
 INTERACTIVE = ("bash", "interactive")
 
@@ -51,6 +60,30 @@ class Engine:
         """Give all processes the first one's running statistics."""
 
 
+class Watch(threading.Thread):
+    """Ends this process with a sentence some seconds after one of those that it started has ended with an error.
+
+    The seconds are for the training's own message, where it waits for the others. Fabric has an observer,
+    which kills without a word: it ends when it finds the list of `started` processes empty.
+    """
+
+    def __init__(self, started: list[subprocess.Popen]) -> None:
+        super().__init__(daemon=True)
+        self.started, self.mine = started, []
+
+    def run(self) -> None:
+        while not any(process.poll() for process in self.mine):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            while self.started:
+                self.mine.append(self.started.pop())
+        time.sleep(SECONDS_TO_END)
+        for process in self.mine:
+            process.kill()
+        sys.stderr.write(f"error: {ENDED}\n")
+        sys.stderr.flush()
+        os._exit(1)  # the main thread may wait in a library that knows no exceptions
+
+
 class FabricEngine(Engine):
     """One of many processes; the first one starts the others, if torchrun or SLURM has not."""
 
@@ -60,6 +93,7 @@ class FabricEngine(Engine):
         self.fabric = Fabric(
             accelerator=settings.accelerator, devices=settings.devices, num_nodes=settings.nodes, strategy="ddp"
         )
+        Watch(self.fabric.strategy.launcher.procs).start()
         self.fabric.launch()
         self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
         self.device = self.fabric.device
