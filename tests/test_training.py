@@ -17,6 +17,7 @@ from pipeline.method_params import Distillation
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
 from pipeline.resume import Scratch
+from pipeline.training.engine import Engine
 from pipeline.training.loop import Hook
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.objective import Distillation as Distilled
@@ -237,6 +238,46 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_rate():
         work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 3, Poisoned())
     assert len(checkpoint.state["rows"]) == 1
     assert all(torch.isfinite(value).all() for value in checkpoint.state["network"].values())
+
+
+class Fails(CrossEntropy):
+    """An objective that raises in the first step."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        self.error = error
+
+    def __call__(self, *arguments):
+        raise self.error
+
+
+class Shared(Engine):
+    """Two processes, as far as the loop can tell."""
+
+    ranks = 2
+
+
+@pytest.mark.parametrize("engine", [Engine(), Shared()])
+def test_too_little_memory_says_what_to_lower(engine):
+    work = replace(job("pretrain"), engine=engine)
+    fails = Fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    with pytest.raises(TrainingError, match="^pretrain: out of memory; lower training.batch_size or raise training.ac"):
+        work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 1, fails)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+        (RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:9"), TrainingError),
+        (torch.distributed.DistBackendError("a time-out"), TrainingError),
+    ],
+)
+def test_only_errors_between_processes_are_told_as_such(error, kind):
+    work = replace(job("pretrain"), engine=Shared())
+    with pytest.raises((RuntimeError, TrainingError)) as raised:
+        work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 1, Fails(error))
+    assert raised.type is kind
+    assert raised.value is error or "one of the 2 processes ended, or cannot be reached" in str(raised.value)
 
 
 def test_weights_of_another_network_are_refused():

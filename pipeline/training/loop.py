@@ -16,6 +16,9 @@ from pipeline.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
+# What messages of a failed exchange between processes name.
+BETWEEN_PROCESSES = ("connection", "gloo", "nccl", "peer")
+
 Row = dict[str, float]
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -56,6 +59,12 @@ class Checkpoint(Protocol):
     def save(self, state: dict[str, Any]) -> None: ...
 
 
+def of_processes(error: RuntimeError) -> bool:
+    """Whether an error came about between processes; gloo's and NCCL's are told by their words alone."""
+    words = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(word in words for word in BETWEEN_PROCESSES)
+
+
 def moved(state: Any, device: torch.device) -> Any:
     """The same dictionaries and lists, with every tensor on the device."""
     if isinstance(state, Tensor):
@@ -94,13 +103,17 @@ class Phase:
         """Train to the last epoch, from the last finished one; returns one row an epoch.
 
         Raises:
-            TrainingError: the loss is not finite, or one of many processes died; the checkpoint of the
-                last epoch is kept.
+            TrainingError: the loss is not finite, memory is too small, or one of many processes died; the
+                checkpoint of the last epoch is kept.
         """
         try:
             return self._train()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.name}: out of memory; lower training.batch_size or raise training.accumulate"
+            ) from error
         except RuntimeError as error:
-            if self.engine.ranks == 1:
+            if self.engine.ranks == 1 or not of_processes(error):
                 raise
             raise TrainingError(
                 f"{self.name}: one of the {self.engine.ranks} processes ended, or cannot be reached "
