@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batches import Augmentation, PictureSet, TrainingBatches, in_order
+from pipeline.data.batches import Augmentation, PictureSet, TrainingBatches, in_order, served_shape
+from pipeline.errors import ConfigError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.files import sha256
 from pipeline.method_params import Distillation as DistillationBlock
 from pipeline.method_params import Optimiser as OptimiserBlock
 from pipeline.method_params import Pruning as PruningBlock
-from pipeline.models import build
+from pipeline.models import build, check_answers
 from pipeline.params import Experiment
 from pipeline.params import Schedule as ScheduleBlock
 from pipeline.pruning import METHODS
@@ -41,10 +42,18 @@ class Job:
     engine: Engine = field(default_factory=Engine)
 
     def network(self, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The experiment's network on the engine's device: fresh from the seed, or with the weights given."""
-        network = build(self.experiment.model, self.train.classes, self.seed, state)
+        """The experiment's network on the engine's device: fresh from the seed, or with the weights given.
+
+        Raises:
+            ConfigError: it has nothing to prune, or does not answer as a classifier of these pictures.
+        """
+        model, classes = self.experiment.model, self.train.classes
         dtype = torch.float64 if self.experiment.training.precision == "fp64" else torch.float32
-        return network.to(self.engine.device, dtype)
+        network = build(model, classes, self.seed, state).to(self.engine.device, dtype)
+        if not prunable_weights(network):
+            raise ConfigError(f"{model.name} has nothing to prune: give it a convolution or a linear layer")
+        check_answers(network, model.name, served_shape(self.train, self.augmentation.crop), classes)
+        return network
 
     def phase(
         self,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.models import BUILDERS, build
+from pipeline.models import BUILDERS, build, check_answers
 from pipeline.models.resnet_cifar import BasicBlock, Shortcut
 from pipeline.tensors import digest_of_tensors
 
@@ -142,6 +142,19 @@ def text(classes):
 
 def broken(classes):
     return 1 + "one"
+
+def leaves(classes):
+    raise SystemExit("not today")
+
+class Silent(Tiny):
+    def forward(self, images):
+        return [super().forward(images)]
+
+def dead(classes):
+    return nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, classes))
+
+def norm(classes):
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))
 """
 
 
@@ -194,7 +207,9 @@ def test_the_search_path_is_as_before(own, content):
         ("ready", {}, "must be a function or class that builds a network, got Tiny"),
         ("text", {}, "must build an nn.Module, got str"),
         ("Tiny", {"depth": 2}, "model.options do not fit nets_of_mine.tiny:Tiny: .*unexpected keyword .*'depth'"),
-        ("broken", {}, "model.options do not fit nets_of_mine.tiny:broken: unsupported operand"),
+        ("Tiny", {"width": -1}, "nets_of_mine.tiny:Tiny failed: [A-Z][A-Za-z]*Error: .*; correct model.options"),
+        ("broken", {}, "nets_of_mine.tiny:broken failed: TypeError: unsupported operand .*; correct model.options"),
+        ("leaves", {}, "nets_of_mine.tiny:leaves failed: SystemExit: not today; correct model.options"),
         ("Tiny", {"classes": 2}, "model.options do not fit nets_of_mine.tiny:Tiny: .*multiple values"),
     ],
 )
@@ -209,6 +224,7 @@ def test_an_own_builder_that_cannot_be_used_is_named(own, attribute, options, sa
     [
         ("import nowhere_at_all", "does not import: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("def f(:", "does not import: SyntaxError: "),
+        ("import sys; sys.exit(3)", "does not import: SystemExit: 3; correct"),
         ("raise RuntimeError('two\\nlines')", "does not import: RuntimeError: two lines; correct"),
     ],
 )
@@ -216,6 +232,36 @@ def test_a_module_that_does_not_import_says_why(own, content, said):
     with pytest.raises(ConfigError, match=said) as caught:
         build(Model(own("Tiny", content)), 3, seed=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "shape", "said"),
+    [
+        (
+            "Tiny",
+            (1, 28, 28),
+            r"must give logits of shape \(1, 4\) for a picture of shape \(1, 1, 28, 28\), got \(1, 3",
+        ),
+        ("Silent", (1, 28, 28), r"must give logits of shape \(1, 4\) .*, got list; correct it"),
+        ("dead", (1, 24, 24), r"dead fails on a picture of shape \(1, 1, 24, 24\): RuntimeError: mat1 .*training.crop"),
+    ],
+)
+def test_a_network_that_does_not_answer_as_a_classifier_is_told_so(own, attribute, shape, said):
+    name = own(attribute)
+    network = build(Model(name), 3, seed=0)
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_answers(network, name, shape, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trial_picture_leaves_no_trace(own):
+    """With a random part and a norm that learns."""
+    network = build(Model(own("dead")), 3, seed=0)
+    before, digest = torch.get_rng_state(), digest_of_tensors(network.state_dict())
+    check_answers(network, "dead", (1, 28, 28), 3)
+    assert network.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert digest == digest_of_tensors(network.state_dict())
 
 
 def test_a_module_that_does_not_exist_is_named_with_the_folder(own, tmp_path):

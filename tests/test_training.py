@@ -12,7 +12,7 @@ from torch import nn
 from pipeline import assembly
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet
-from pipeline.errors import ArtifactError, TrainingError
+from pipeline.errors import ArtifactError, ConfigError, TrainingError
 from pipeline.method_params import Distillation
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
@@ -291,6 +291,29 @@ def test_lenet5_has_the_published_size():
     network = job("pretrain").network()
     assert sum(weight.numel() for weight in prunable_weights(network).values()) == 430_500
     assert sum(parameter.numel() for parameter in network.parameters()) == 431_080
+
+
+def plain(classes: int) -> nn.Module:
+    """A network of the right answers' shape without a weight to prune."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d((1, classes)), nn.Flatten(), nn.BatchNorm1d(classes))
+
+
+def flat(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, classes, 28), nn.AdaptiveAvgPool2d(1))
+
+
+@pytest.mark.parametrize(
+    ("builder", "said"),
+    [
+        ("plain", "test_training:plain has nothing to prune"),
+        ("flat", r"logits of shape \(1, 10\) for a picture of shape \(1, 1, 28, 28\), got \(1, 10, 1, 1\)"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused(builder, said):
+    work = job("pretrain")
+    model = work.experiment.model.model_copy(update={"name": f"tests.test_training:{builder}", "options": {}})
+    with pytest.raises(ConfigError, match=said):
+        replace(work, experiment=work.experiment.model_copy(update={"model": model})).network()
 
 
 def test_no_distillation_is_plain_cross_entropy():

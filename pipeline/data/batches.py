@@ -212,6 +212,16 @@ def _check_crop(pictures: PictureSet, crop: int | None) -> None:
         raise ConfigError(f"training.crop must be set, as the pictures of {pictures.dataset} have different sizes")
 
 
+def served_shape(pictures: PictureSet, crop: int | None) -> tuple[int, ...]:
+    """Channels, height and width of the pictures in batches.
+
+    Raises:
+        ConfigError: the pictures have different sizes and there is no crop.
+    """
+    _check_crop(pictures, crop)
+    return (len(pictures.mean), *(pictures.images.shape[2:] if crop is None else (crop, crop)))
+
+
 def in_order(
     pictures: PictureSet, batch_size: int, crop: int | None = None, workers: int = 0, rank: int = 0, ranks: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """The networks, behind one explicit table of builders, and the way in for a user's own network."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,10 +50,7 @@ def build(model: Described, classes: int, seed: int, state: Mapping[str, Tensor]
         builder = _builder(name)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            try:
-                network = builder(classes=classes, **model.options)
-            except TypeError as error:
-                raise ConfigError(f"model.options do not fit {name}: {error}") from error
+            network = _built(builder, name, classes, model.options)
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"model.name {name} must build an nn.Module, got {type(network).__name__}; return one from it"
@@ -95,11 +93,52 @@ def _imported(place: str, name: str) -> Any:
     """Import a module; all errors become one, as the code of a user's module may raise any."""
     try:
         return importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"model.name {name} does not import: {type(error).__name__}: {' '.join(str(error).split())}; "
+            f"model.name {name} does not import: {_said(error)}; "
             f"correct the name, or the module (it is looked for in {Path.cwd()} first)"
         ) from error
+
+
+def _built(builder: Callable[..., Any], name: str, classes: int, options: Mapping[str, Any]) -> Any:
+    """Call a builder; all errors become one here as well."""
+    try:
+        inspect.signature(builder).bind(classes=classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.options do not fit {name}: {error}") from error
+    try:
+        return builder(classes=classes, **options)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{name} failed: {_said(error)}; correct model.options, or the builder") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@torch.no_grad()
+def check_answers(network: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:
+    """See that a picture of the shape (C, H, W) gets a number for each class; weights, buffers and generators stay.
+
+    Raises:
+        ConfigError: it gets something else, or the network fails on it.
+    """
+    like, training = next(network.parameters()), network.training
+    picture = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
+    try:
+        with torch.random.fork_rng():
+            answers = network.eval()(picture)
+    except Exception as error:
+        raise ConfigError(
+            f"{name} fails on a picture of shape {tuple(picture.shape)}: {_said(error)}; correct it, or training.crop"
+        ) from error
+    network.train(training)
+    found = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+    if found != (1, classes):
+        raise ConfigError(
+            f"{name} must give logits of shape {(1, classes)} for a picture of shape {tuple(picture.shape)}, "
+            f"got {found}; correct it"
+        )
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
