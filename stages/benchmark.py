@@ -1,9 +1,12 @@
 """`python -m stages.benchmark RUN`: count, weigh and time the pruned network beside the dense one."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from pipeline import entry, layout
 from pipeline.benchmark.rows import nested
@@ -11,6 +14,7 @@ from pipeline.benchmark.runtimes import SPARSE, contenders, timed
 from pipeline.config import Config
 from pipeline.data.batches import in_order
 from pipeline.deploy.compaction import Compacted, compact
+from pipeline.deploy.graph import Untraceable
 from pipeline.evaluation.counts import counts, layer_counts, magnitudes
 from pipeline.files import zstd_bytes
 from pipeline.models import build
@@ -20,6 +24,8 @@ from pipeline.settings import prepare_torch
 from pipeline.sparse import load_sparse, save_sparse, sizes
 from pipeline.sparse_engine.engine import SparseEngine
 from pipeline.tensors import load_tensors
+
+log = logging.getLogger(__name__)
 
 STAGE = "benchmark"
 
@@ -41,8 +47,9 @@ def main(arguments: list[str]) -> None:
         }
         weights = prunable_weights(networks["pruned"])
         images = next(in_order(pictures, max(block.batch_sizes), crop))[0]
-        compacted = compact(networks["pruned"], images[:1])
-        sides = {"dense": networks["dense"], "compacted": compacted.network}
+        compacted = compacted_of(networks["pruned"], images[:1])
+        ours = {"compacted": compacted.network} if compacted else {"pruned": networks["pruned"]}
+        sides = {"dense": networks["dense"], **ours}
         everyone, absent = contenders(sides, networks["pruned"], images[:1], Path(folder), block.runtimes)
         rows = timed(everyone, images, block.batch_sizes, block.threads, block.warmup, block.rounds)
         session.finish(
@@ -51,7 +58,7 @@ def main(arguments: list[str]) -> None:
                 "layers": layer_counts(weights),
                 "histogram": magnitudes({"dense": prunable_weights(networks["dense"]), "pruned": weights}),
                 "bytes": sizes_of(config.root / dense, config.root / sparse, Path(folder), list(weights)),
-                "compaction": compaction(compacted),
+                "compaction": compacted and compaction(compacted),
                 "runtimes": nested(rows, absent),
                 "sparse_engine": engine_of(Path(folder)) if any(each.runtime == SPARSE for each in everyone) else None,
             }
@@ -71,6 +78,15 @@ def sizes_of(dense: Path, sparse: Path, folder: Path, prunable: list[str]) -> di
         "sparse_header": parts["header"],
         "sparse_bound": parts["bound"],
     }
+
+
+def compacted_of(network: nn.Module, picture: Tensor) -> Compacted | None:
+    """The compacted network; None where it cannot be traced, so that the pruned one is timed as it is."""
+    try:
+        return compact(network, picture)
+    except Untraceable as error:
+        log.warning("the compacted network is left out, and the pruned one timed as it is: %s", error)
+        return None
 
 
 def compaction(found: Compacted) -> dict[str, Any]:

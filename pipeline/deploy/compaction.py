@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.deploy.constants import Channels, channels_of, foldable, taps, widths_of
-from pipeline.deploy.graph import module_of, note_shapes, shape_of, traced
+from pipeline.deploy.graph import Untraceable, module_of, note_shapes, shape_of, traced
 from pipeline.deploy.liveness import Cuts, kept_channels
 from pipeline.deploy.operations import Kind, kinds_of
 from pipeline.errors import ArtifactError
@@ -50,8 +50,9 @@ def compact(network: nn.Module, picture: Tensor) -> Compacted:
     can take its place: where that layer pads nothing, or the constant is 0.
 
     Raises:
-        ArtifactError: no path leads from input to output, so that the network is constant; a network that
-            cannot be traced, or a picture that does not fit it.
+        ArtifactError: no path leads from input to output, so that the network is constant, or the picture
+            does not fit it.
+        Untraceable: the network cannot be traced.
     """
     old, module = traced(network, picture), traced(network, picture)
     kinds = kinds_of(module)
@@ -166,7 +167,7 @@ def _check_same(network: nn.Module, module: fx.GraphModule, picture: Tensor) -> 
     found = difference(copy.deepcopy(network).eval(), module, pictures.to(picture.dtype))
     allowed = ROUNDINGS * torch.finfo(picture.dtype).eps
     if not found <= allowed:
-        raise ArtifactError(
+        raise Untraceable(
             f"compaction would change the network's answers by {found:.1e} of the largest, more than {allowed:.1e}; "
             "its forward pass does what a trace does not show, such as changing a tensor in place"
         )

@@ -21,12 +21,17 @@ FRESH = (
 FRESH_FUNCTIONS = (operator.add, operator.mul, torch.add, torch.cat, torch.mean, torch.relu, F.relu, "mean")
 
 
+class Untraceable(ArtifactError):
+    """A network whose forward pass does what a graph of it does not show."""
+
+
 def traced(network: nn.Module, picture: Tensor) -> fx.GraphModule:
     """The graph of a copy of the network in eval mode; `picture` (1, C, H, W) is an input.
 
     Raises:
-        ArtifactError: values that are not finite, a forward pass that cannot be traced or does not take
-            this one input, or one that changes in place what other operations read.
+        ArtifactError: values that are not finite.
+        Untraceable: a forward pass that cannot be traced or does not take this one input, or one that changes
+            in place what other operations read.
     """
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if not value.isfinite().all():
@@ -35,12 +40,12 @@ def traced(network: nn.Module, picture: Tensor) -> fx.GraphModule:
     try:
         module = fx.symbolic_trace(network)
     except Exception as error:  # the code of a user's network may raise any
-        raise ArtifactError(
+        raise Untraceable(
             f"the network cannot be traced ({_reason(error)}); its forward pass must not branch on values"
         ) from error
     inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
-        raise ArtifactError(f"the network must take one input, got {', '.join(inputs) or 'none'}")
+        raise Untraceable(f"the network must take one input, got {', '.join(inputs) or 'none'}")
     _without_changes_in_place(module)
     _with_plain_flattening(module, picture)
     return module
@@ -115,7 +120,7 @@ def _read_after(node: fx.Node, later: list[fx.Node], roots: Mapping, place: Mapp
             if read is source:
                 user.replace_input_with(source, node)
             elif read is not node and place[read] < place[node] and roots[read] & roots[source]:
-                raise ArtifactError(
+                raise Untraceable(
                     f"{node.name} changes in place what {user.name} reads by way of {read.name}; "
                     "write it without the change in place"
                 )
@@ -133,7 +138,7 @@ def _make_new(node: fx.Node) -> None:
     elif node.op == "call_method" and hasattr(Tensor, name.removesuffix("_")):
         node.target = name.removesuffix("_")
     else:
-        raise ArtifactError(f"{node.name} changes a tensor in place in a way that is not known; write it without")
+        raise Untraceable(f"{node.name} changes a tensor in place in a way that is not known; write it without")
 
 
 def _with_plain_flattening(module: fx.GraphModule, picture: Tensor) -> None:

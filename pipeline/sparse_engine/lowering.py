@@ -29,7 +29,7 @@ def lower(network: nn.Module, picture_shape: Shape) -> Lowered:
     """
     try:
         graph = fx.Tracer().trace(network)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the code of a user's network may raise any
         raise ConfigError(f"the network must be traceable by torch.fx, got {' '.join(str(error).split())}") from error
     lowering = _Lowering(dict(network.named_modules()), picture_shape)
     with torch.no_grad():

@@ -1,0 +1,63 @@
+"""The benchmark stage of a network that cannot be traced: everything is timed but its compacted copy."""
+
+import json
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from pipeline import layout
+from pipeline.benchmark.rows import flat, not_installed
+from pipeline.config import Config
+from pipeline.models import build
+from pipeline.pruning.masks import prunable_weights
+from pipeline.report.tables import fastest_table
+from pipeline.sparse import save_sparse
+from pipeline.tensors import save_tensors
+from pipeline.yaml_files import read_yaml
+from stages import benchmark
+from tests.project import RUN, copy_project, stage_here, write_params
+from tests.test_training import pictures
+
+
+class Branching(nn.Module):
+    """Branches on the number of pictures, which a graph does not show."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 5, stride=3), nn.Linear(4 * 64, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.conv(images).relu().flatten(1)
+        return self.head(features if features.shape[1] > 0 else features + 1)
+
+
+def test_a_network_that_cannot_be_traced_is_timed_without_its_compacted_copy(tmp_path, caplog):
+    project = copy_project(tmp_path)
+    block = read_yaml(project / "params.yaml")["experiments"]["quickstart"]
+    block["model"] = {"name": "tests.test_benchmark:Branching"}
+    block["benchmark"] |= {"threads": [1], "runtimes": ["pytorch", "sparse-engine"]}
+    write_params(project, {"quickstart": block})
+    config = Config(project)
+    run, model = config.pruned_run(RUN), config.experiment("quickstart").model
+    some, network = pictures(64), build(model, 10, 0)
+    about = {"dataset": "toy", "dataset_digest": "", "classes": 10, "mean": [0.13], "std": [0.31]}
+    data = {"images": some.images, "labels": some.labels}
+    save_tensors(project / layout.data_file("quickstart", "validate"), data, about)
+    save_tensors(project / layout.weights_file(run.dense, "pretrain"), network.state_dict(), {})
+    sparse = project / layout.weights_file(run, "retrain")
+    save_sparse(sparse, network.state_dict(), list(prunable_weights(network)), {})
+
+    done = stage_here(project, benchmark.main, RUN)
+    assert done.returncode == 0, done.stderr
+    assert (
+        caplog.text.count("the compacted network is left out, and the pruned one timed as it is: the network ca") == 1
+    )
+    found = json.loads((project / layout.metrics_file(run, "benchmark")).read_text())
+    assert found["compaction"] is None
+    assert {(row["network"], row["engine"]) for row in flat(found["runtimes"])} == {
+        ("dense", "pytorch"), ("pruned", "pytorch"),
+    }  # fmt: skip
+    assert not_installed(found["runtimes"]) == {"sparse-engine"}
+    result = SimpleNamespace(run=run, metrics={"benchmark": found}, runtimes=flat(found["runtimes"]))
+    fastest_table([result])
