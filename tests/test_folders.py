@@ -172,11 +172,28 @@ def test_a_class_of_broken_pictures_cannot_be_skipped(pets, tmp_path):
         load(skip_broken=True)
 
 
-def test_pictures_beyond_memory_are_refused_but_for_paths(pets, monkeypatch):
+def small_memory(monkeypatch):
     monkeypatch.setattr(decoding.psutil, "virtual_memory", lambda: SimpleNamespace(available=30_000))
-    with pytest.raises(DataError, match="folder:pets does not fit into memory: its first 6 .* prepare.decoded: false"):
-        load()
-    assert len(load(decoded=False).train.labels) == 10
+
+
+def test_pictures_beyond_memory_stay_files(pets, monkeypatch, caplog):
+    small_memory(monkeypatch)
+    dataset = load()
+    assert (
+        "folder:pets does not fit into memory: its first 6 pictures take 0.0 GB decoded; they stay files" in caplog.text
+    )
+    assert dataset.train.about == {"kind": "files", "root": "folder", "folder": "pets"}
+    wanted = load(decoded=False)
+    assert (dataset.train.paths, dataset.test.paths) == (wanted.train.paths, wanted.test.paths)
+    assert dataset.train.labels.tolist() == [0] * 5 + [1] * 5
+
+
+def test_pictures_of_a_zip_beyond_memory_are_refused(small_zip, monkeypatch):
+    small_memory(monkeypatch)
+    with pytest.raises(
+        DataError, match="cifar10-jpeg does not fit .* GB decoded; use smaller pictures or more memory$"
+    ):
+        sources.load("cifar10-jpeg", None)
 
 
 def test_progress_says_how_long_it_takes(pets, monkeypatch, caplog):

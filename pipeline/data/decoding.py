@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -23,6 +23,10 @@ AT_ONCE = 64
 SECONDS_BETWEEN_REPORTS = 10
 # The prepare stage takes up to two and a half times the memory of the pixels that it writes.
 PART_OF_MEMORY = 1 / 3
+
+
+class TooLarge(DataError):
+    """Decoded pictures that do not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ def decode(
 ) -> list[AnyPictures]:
     """The pictures of each listing of a data set: all of one kind.
 
-    Of one size or of different sizes; or, where `options.decoded` is false, their paths and the `place` they are in.
+    Of one size or of different sizes; or, where `options.decoded` is false or they do not fit into memory, their
+    paths and the `place` they are in.
 
     Raises:
-        DataError: pictures do not decode and may not be skipped, or all together do not fit into memory.
+        DataError: pictures do not decode and may not be skipped, or all together do not fit into memory and have
+            no place where they could stay.
     """
 
     def pixels_or_length(file: str) -> np.ndarray | int | None:
@@ -65,7 +71,13 @@ def decode(
         return image if options.decoded else len(content)
 
     files = [file for part in listings for file in part.names]
-    found = list(_within_memory(name, _each(name, files, pixels_or_length)))
+    try:
+        found = list(_within_memory(name, _each(name, files, pixels_or_length)))
+    except TooLarge as error:
+        if not place:
+            raise DataError(f"{error}; use smaller pictures or more memory") from None
+        log.warning("%s; they stay files, and every epoch decodes them, as with prepare.decoded: false", error)
+        return decode(name, read, listings, replace(options, decoded=False), place)
     _answer_broken(name, [file for file, one in zip(files, found, strict=True) if one is None], found, options)
     return _parts(listings, found, options, place)
 
@@ -88,9 +100,8 @@ def _within_memory(name: str, found: Iterator) -> Iterator:
     for count, one in enumerate(found, start=1):
         total += one.nbytes if isinstance(one, np.ndarray) else 0
         if total > limit:
-            raise DataError(
-                f"{name} does not fit into memory: its first {count:,} pictures take {total / 1e9:.1f} GB decoded; "
-                "set prepare.decoded: false (data sets imagenet and folder), or use smaller pictures or more memory"
+            raise TooLarge(
+                f"{name} does not fit into memory: its first {count:,} pictures take {total / 1e9:.1f} GB decoded"
             )
         yield one
 
