@@ -92,8 +92,10 @@ def test_labels_follow_the_order_of_the_classes(pets):
 def test_hidden_files_are_no_pictures(pets, tmp_path):
     for name in (".DS_Store", "Thumbs.db"):
         (tmp_path / "pets/train/cat" / name).write_bytes(b"no picture")
-    (tmp_path / "pets/train/.cache").mkdir()
-    assert len(load().train.labels) == 10
+    for name in (".cache", "__pycache__", "cat/__pycache__"):
+        (tmp_path / "pets/train" / name).mkdir()
+        (tmp_path / "pets/train" / name / "tools.pyc").write_bytes(b"no picture")
+    assert (load().classes, len(load().train.labels)) == (2, 10)
 
 
 def test_grey_pictures_become_colour_pictures(pets, tmp_path):

@@ -15,8 +15,8 @@ from pipeline.data.decoding import Listing, decode
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import digest_of_file
 
-# Written by file managers, and by nobody looked at.
-NO_PICTURES = {"Thumbs.db", "desktop.ini"}
+# Written by file managers and by Python, and by nobody looked at.
+NO_PICTURES = {"Thumbs.db", "desktop.ini", "__pycache__"}
 
 
 class Files(Protocol):
@@ -29,6 +29,10 @@ class Files(Protocol):
     def read(self, name: str) -> bytes: ...
 
 
+def _looked_at(name: str) -> bool:
+    return name[0] != "." and name not in NO_PICTURES
+
+
 class Folder:
     """part/class/picture below a folder; what begins with a dot is not looked at."""
 
@@ -39,13 +43,12 @@ class Folder:
         """The class folders of a part, each with its files as part/class/..., sorted; none where it is not there."""
         top = self.path / part
         folders = sorted(path for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
-        return {folder.name: sorted(self._below(folder)) for folder in folders if folder.name[0] != "."}
+        return {folder.name: sorted(self._below(folder)) for folder in folders if _looked_at(folder.name)}
 
     def _below(self, folder: Path) -> Iterator[str]:
         for place, folders, names in os.walk(folder):
-            folders[:] = [name for name in folders if name[0] != "."]
-            pictures = [name for name in names if name[0] != "." and name not in NO_PICTURES]
-            yield from (Path(place, name).relative_to(self.path).as_posix() for name in pictures)
+            folders[:] = filter(_looked_at, folders)
+            yield from (Path(place, name).relative_to(self.path).as_posix() for name in filter(_looked_at, names))
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
