@@ -3,7 +3,7 @@
 from pipeline import entry, layout
 from pipeline.config import Config
 from pipeline.data.batches import in_order
-from pipeline.evaluation.accuracy import evaluate
+from pipeline.evaluation.accuracy import device_for, evaluate
 from pipeline.models import build
 from pipeline.session import Session
 from pipeline.settings import prepare_torch
@@ -22,12 +22,14 @@ def main(arguments: list[str]) -> None:
     with Session(STAGE, run, config, [data, *dense.values(), sparse]) as session:
         states = {stage: load_tensors(config.root / path)[0] for stage, path in dense.items()}
         states["retrain"] = load_sparse(config.root / sparse)[0]
-        prepare_torch(session.experiment.training.threads)
+        training, size = session.experiment.training, session.experiment.evaluate.batch_size
+        prepare_torch(training.threads)
         test = session.pictures("test")
         accuracy = {}
         for stage, state in states.items():
             network = build(session.experiment.model, test.classes, run.seed, state)
-            batches = in_order(test, session.experiment.evaluate.batch_size, session.experiment.training.crop)
+            network.to(device_for(training.accelerator))
+            batches = in_order(test, size, training.crop, training.workers)
             accuracy[stage] = evaluate(network, batches)["accuracy"]
         best = max(accuracy["pretrain"], accuracy["reference"])
         session.finish(

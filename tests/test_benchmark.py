@@ -1,21 +1,23 @@
-"""The benchmark stage of a network that cannot be traced: everything is timed but its compacted copy."""
+"""The stages that measure a network of one's own, which cannot be traced: without its compacted copy."""
 
 import json
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
 from pipeline import layout
 from pipeline.benchmark.rows import flat, not_installed
 from pipeline.config import Config
+from pipeline.evaluation.accuracy import device_for
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
 from pipeline.report.tables import fastest_table
 from pipeline.sparse import save_sparse
 from pipeline.tensors import save_tensors
 from pipeline.yaml_files import read_yaml
-from stages import benchmark
+from stages import benchmark, evaluate
 from tests.project import RUN, copy_project, stage_here, write_params
 from tests.test_training import pictures
 
@@ -32,27 +34,36 @@ class Branching(nn.Module):
         return self.head(features if features.shape[1] > 0 else features + 1)
 
 
-def test_a_network_that_cannot_be_traced_is_timed_without_its_compacted_copy(tmp_path, caplog):
+@pytest.fixture
+def project(tmp_path):
+    """A project with that network in all stages of its making, untrained, and 64 pictures."""
     project = copy_project(tmp_path)
     block = read_yaml(project / "params.yaml")["experiments"]["quickstart"]
     block["model"] = {"name": "tests.test_benchmark:Branching"}
+    block["training"] |= {"workers": 3}
     block["benchmark"] |= {"threads": [1], "runtimes": ["pytorch", "sparse-engine"]}
     write_params(project, {"quickstart": block})
     config = Config(project)
-    run, model = config.pruned_run(RUN), config.experiment("quickstart").model
-    some, network = pictures(64), build(model, 10, 0)
+    run = config.pruned_run(RUN)
+    some, network = pictures(64), build(config.experiment("quickstart").model, 10, 0)
     about = {"dataset": "toy", "dataset_digest": "", "classes": 10, "mean": [0.13], "std": [0.31]}
-    data = {"images": some.images, "labels": some.labels}
-    save_tensors(project / layout.data_file("quickstart", "validate"), data, about)
-    save_tensors(project / layout.weights_file(run.dense, "pretrain"), network.state_dict(), {})
+    for part in ("validate", "test"):
+        path = project / layout.data_file("quickstart", part)
+        save_tensors(path, {"images": some.images, "labels": some.labels}, about)
+    for stage in ("pretrain", "reference"):
+        save_tensors(project / layout.weights_file(run.dense, stage), network.state_dict(), {})
     sparse = project / layout.weights_file(run, "retrain")
     save_sparse(sparse, network.state_dict(), list(prunable_weights(network)), {})
+    return project
 
+
+def test_a_network_that_cannot_be_traced_is_timed_without_its_compacted_copy(project, caplog):
     done = stage_here(project, benchmark.main, RUN)
     assert done.returncode == 0, done.stderr
     assert (
         caplog.text.count("the compacted network is left out, and the pruned one timed as it is: the network ca") == 1
     )
+    run = Config(project).pruned_run(RUN)
     found = json.loads((project / layout.metrics_file(run, "benchmark")).read_text())
     assert found["compaction"] is None
     assert {(row["network"], row["engine"]) for row in flat(found["runtimes"])} == {
@@ -61,3 +72,26 @@ def test_a_network_that_cannot_be_traced_is_timed_without_its_compacted_copy(tmp
     assert not_installed(found["runtimes"]) == {"sparse-engine"}
     result = SimpleNamespace(run=run, metrics={"benchmark": found}, runtimes=flat(found["runtimes"]))
     fastest_table([result])
+
+
+def test_evaluation_uses_the_device_and_the_workers_of_training(project, monkeypatch):
+    batches, devices = [], []
+    monkeypatch.setattr(evaluate, "device_for", lambda accelerator: torch.device("meta"))
+    monkeypatch.setattr(evaluate, "in_order", lambda pictures, *rest: batches.append(rest))
+    monkeypatch.setattr(
+        evaluate,
+        "evaluate",
+        lambda network, batches: devices.append(next(network.parameters()).device.type) or {"accuracy": 0.5},
+    )
+    done = stage_here(project, evaluate.main, RUN)
+    assert done.returncode == 0, done.stderr
+    assert devices == ["meta"] * 3
+    assert batches == [(Config(project).experiment("quickstart").evaluate.batch_size, None, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "device"), [("cuda", True, "cuda"), ("cuda", False, "cpu"), ("cpu", True, "cpu")]
+)
+def test_evaluation_runs_on_a_gpu_if_asked_for(monkeypatch, accelerator, gpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert device_for(accelerator).type == device

@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def device_for(accelerator: str) -> torch.device:
+    """Where one process alone evaluates: on the first GPU if asked for and there is one, else on the CPU."""
+    return torch.device("cuda" if accelerator == "cuda" and torch.cuda.is_available() else "cpu")
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
