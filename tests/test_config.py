@@ -9,6 +9,8 @@ import yaml
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.yaml_files import read_yaml
+from stages import check
+from tests.project import stage_here
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,6 +129,18 @@ def test_a_listed_run_that_cannot_be_is_named(project, field, value, said):
 def test_unknown_names_are_answered_with_the_known_ones(ask, said):
     with pytest.raises(ConfigError, match=said):
         ask(Config(ROOT))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "lenet5"])
+def test_an_experiment_is_checked_before_it_runs(project, tmp_path, name):
+    project("params.yaml")
+    assert stage_here(tmp_path, check.main, name).returncode == 0
+
+
+def test_an_experiment_without_a_listed_run_says_where_to_list_one(project, tmp_path):
+    project("params.yaml", **{"experiments/mine": read_yaml(ROOT / "params.yaml")["experiments"]["quickstart"]})
+    done = stage_here(tmp_path, check.main, "mine")
+    assert done.stderr == "error: no run of mine is listed; add one to paper/runs.yaml (README shows how)"
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path):
