@@ -56,7 +56,8 @@ class Training(Block):
     `shift`: pictures move by up to so many pixels in both directions (0: not at all); `flip`: half of
     them are mirrored; `crop`: for pictures of different sizes, the side of the random resized crop;
     `workers`: processes that decode and crop. `devices` on each of `nodes` machines share every batch
-    (`batch_size` is that of all together), each working off its share in `accumulate` parts.
+    (`batch_size` is that of all together), each working off its share in `accumulate` parts; `strategy`
+    is Fabric's name for how: each has the whole network, and gradients are averaged.
     """
 
     batch_size: Count
@@ -69,6 +70,7 @@ class Training(Block):
     accelerator: Literal["cpu", "cuda"] = "cpu"
     devices: Count = 1
     nodes: Count = 1
+    strategy: Literal["ddp"] = "ddp"
     accumulate: Count = 1
 
     @model_validator(mode="after")

@@ -45,6 +45,14 @@ def test_the_projects_own_files_are_valid():
     assert config.runs_of("quickstart")
 
 
+def test_a_default_is_no_part_of_what_a_run_is_found_by():
+    """So that a new parameter leaves finished runs what they are."""
+    config = Config(ROOT)
+    run = config.runs_of("quickstart")[0]
+    assert config.experiment("quickstart").training.strategy == "ddp"
+    assert "strategy" not in config.params_of(run, ["training"])["training"]
+
+
 Q = "experiments/quickstart/"
 
 
@@ -57,6 +65,7 @@ Q = "experiments/quickstart/"
         ("pretrain/learning_rat", 1, "pretrain.learning_rat is not a known parameter"),
         ("pretrain/warmup", None, "pretrain.warmup is missing"),
         ("training/precision", "fp8", "training.precision should be 'fp32', 'bf16' or 'fp64', got 'fp8'"),
+        ("training/strategy", "fsdp", "training.strategy should be 'ddp', got 'fsdp'"),
         ("prune/reweighted-admm/rho", 0, "prune.reweighted-admm.rho should be greater than 0, got 0"),
         ("prune/reweighted-admm/rho", float("nan"), "prune.reweighted-admm.rho"),
         ("prune/reweighted-admm/epochs", 40, "must be < extra_epochs (40) to leave epochs for retraining, got 40"),

@@ -110,6 +110,20 @@ def alone(monkeypatch):
     return tell
 
 
+def test_the_strategy_is_fabrics(alone, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    asked = {}
+
+    def no_fabric(**options):
+        asked.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr("lightning_fabric.Fabric", no_fabric)
+    with pytest.raises(InterruptedError):
+        start_engine(SimpleNamespace(accelerator="cpu", devices=2, nodes=1, strategy="ddp_static"))
+    assert asked == {"accelerator": "cpu", "devices": 2, "num_nodes": 1, "strategy": "ddp_static"}
+
+
 def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     settings = SimpleNamespace(accelerator="cuda", devices=8, nodes=1)

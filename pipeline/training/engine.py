@@ -28,11 +28,12 @@ INTERACTIVE = ("bash", "interactive")
 
 
 class Settings(Protocol):
-    """`accelerator` is cpu or cuda, `devices` are those of one of the `nodes`."""
+    """`accelerator` is cpu or cuda, `devices` are those of one of the `nodes`; `strategy` is one of Fabric's."""
 
     accelerator: str
     devices: int
     nodes: int
+    strategy: str
 
 
 class Engine:
@@ -91,7 +92,10 @@ class FabricEngine(Engine):
         from lightning_fabric import Fabric  # late: it takes a second, and most trainings run in one process
 
         self.fabric = Fabric(
-            accelerator=settings.accelerator, devices=settings.devices, num_nodes=settings.nodes, strategy="ddp"
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
         )
         Watch(self.fabric.strategy.launcher.procs).start()
         self.fabric.launch()
