@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def furthest(one: dict, other: dict) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+def same_admm(one: dict, other: dict) -> bool:
+    """Z, U and R of two ends, bit for bit."""
+    pairs = [(one["admm"][name], other["admm"][name]) for name in ("Z", "U", "R")]
+    return all(torch.equal(a, b) for each in pairs for a, b in zip(*each, strict=True))
+
+
 def test_two_processes_end_where_one_does(tmp_path):
     """LeNet-5 in fp64, 18 steps of training and 24 of pruning with the same batches."""
     for devices in (1, 2):
@@ -53,6 +60,7 @@ def test_two_processes_end_where_one_does(tmp_path):
         assert furthest(alone["pruned"], shared["pruned"]) < 1e-9
         assert all(torch.equal(mask, shared["masks"][name]) for name, mask in alone["masks"].items())
         assert shared["rows"][-1] == pytest.approx(alone["rows"][-1], rel=1e-9)
+    assert same_admm(*ends(tmp_path, 2))
 
 
 def test_processes_agree_where_batch_norm_sees_different_pictures(tmp_path):
@@ -64,6 +72,23 @@ def test_processes_agree_where_batch_norm_sees_different_pictures(tmp_path):
     for part in ("dense", "pruned"):
         assert any("running_mean" in name for name in one[part])
         assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
+    assert same_admm(one, other)
+
+
+@pytest.mark.slow
+def test_a_shared_training_that_was_killed_goes_on_bit_for_bit(tmp_path):
+    for folder in ("whole", "stopped"):
+        (tmp_path / folder).mkdir()
+    assert train(tmp_path / "whole", 2, NORMED).returncode == 0
+    assert train(tmp_path / "stopped", 2, NORMED, "killed").returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [".scratch"]
+    done = train(tmp_path / "stopped", 2, NORMED, "resumed")
+    assert done.returncode == 0, done.stderr
+    for whole, resumed in zip(ends(tmp_path / "whole", 2), ends(tmp_path / "stopped", 2), strict=True):
+        assert (whole["epochs"], resumed["epochs"]) == (4, 3)
+        assert all(torch.equal(tensor, resumed["pruned"][name]) for name, tensor in whole["pruned"].items())
+        assert same_admm(whole, resumed)
+        assert whole["iterations"] == resumed["iterations"]
 
 
 def test_a_process_that_dies_ends_the_training_with_a_sentence(tmp_path):
