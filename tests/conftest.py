@@ -1,10 +1,14 @@
-"""What all tests share: one thread a process, so that tests do not fight over cores; and a browser."""
+"""What all tests share: one thread a process, so that tests do not fight over cores; no clock; and a browser."""
 
 import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# How fast a machine draws examples is no finding about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
