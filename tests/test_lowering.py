@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -13,6 +16,7 @@ from pipeline.sparse_engine.folding import fold
 from pipeline.sparse_engine.lowering import lower
 from pipeline.sparse_engine.operations import Convolution, MaxPool
 from pipeline.sparse_engine.trimming import trim
+from tests.random_networks import RandomNetwork
 
 
 def kinds(lowered):
@@ -77,6 +81,56 @@ def test_a_constant_stays_where_padding_makes_it_vary():
     nn.init.ones_(first.bias)
     lowered = trim(fold(lower(nn.Sequential(first, second).eval(), (1, 4, 4))))
     assert len(lowered.operations[1].nonzeros.values) == 9
+
+
+def test_a_pooling_has_as_many_channels_as_its_source_that_is_added_to_another():
+    """The last layer reads half of the pooled channels; the sum before the pooling keeps all of its own."""
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.pool, self.last = nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)
+            nn.init.zeros_(self.last.weight[:, 1])
+
+        def forward(self, pictures):
+            hidden = torch.relu(self.stem(pictures))
+            return self.last(self.pool(torch.relu(hidden + self.block(hidden))))
+
+    lowered = trim(fold(lower(Pooled().eval(), (3, 16, 16))))
+    (pool,) = (made for made in lowered.operations if isinstance(made, MaxPool))
+    assert lowered.shapes[pool.source][0] == lowered.shapes[pool.target][0] == 4
+
+
+def run(lowered, pictures):
+    """A lowered network by dense convolutions, in double precision."""
+    values = {0: pictures.double()}
+    for made in lowered.operations:
+        if not lowered.shapes[made.target][0]:  # nobody reads it
+            continue
+        value = values[made.source]
+        if isinstance(made, MaxPool):
+            value = F.max_pool2d(value, made.kernel, made.stride, made.padding)
+        else:
+            taps, weight = made.nonzeros, torch.zeros(len(made.bias), value.shape[1], *made.kernel).double()
+            places = tuple(map(torch.from_numpy, (taps.outputs, taps.inputs, taps.rows, taps.columns)))
+            weight.index_put_(places, torch.tensor(taps.values), accumulate=True)
+            value = F.conv2d(value, weight, torch.tensor(made.bias), made.stride, made.padding)
+            value = value if made.addend is None else value + values[made.addend]
+        assert value.shape[1:] == lowered.shapes[made.target]
+        values[made.target] = value.relu() if made.relu else value
+    return values[lowered.output].reshape(-1, *lowered.output_shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 9999), height=st.integers(5, 13), width=st.integers(5, 13))
+def test_folding_and_trimming_change_no_answer_of_a_random_network(seed, height, width):
+    network = RandomNetwork(seed, (2, height, width))
+    pictures = torch.randn(2, 2, height, width, generator=torch.Generator().manual_seed(seed))
+    found = run(trim(fold(lower(network, (2, height, width)))), pictures)
+    with torch.no_grad():
+        wanted = network.double()(pictures.double())
+    assert (found - wanted).abs().max() <= 1e-9 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -55,16 +55,24 @@ def _read_channels(lowered: Lowered) -> dict[int, np.ndarray]:
     read = {number: np.zeros_like(channels) for number, channels in every.items()}
     for whole in (0, lowered.output):
         read[whole] = every[whole]
-    for made in reversed(lowered.operations):
-        if not isinstance(made, Convolution):
-            read[made.source] |= read[made.target]
-            continue
-        if made.addend is not None:
-            read[made.addend], read[made.target] = every[made.addend], every[made.target]
-        taps = made.nonzeros
-        read[made.source][taps.inputs[read[made.target][taps.outputs]]] = True
-        read[made.source][0] |= not read[made.source].any()
+    before = -1
+    while before != (before := sum(int(channels.sum()) for channels in read.values())):
+        for made in reversed(lowered.operations):
+            _mark_read(made, read, every)
     return read
+
+
+def _mark_read(made: Operation, read: dict[int, np.ndarray], every: dict[int, np.ndarray]) -> None:
+    """What an operation reads, given what is read of its target."""
+    if not isinstance(made, Convolution):  # its channels are numbered as its source's: both have the same ones
+        read[made.source] |= read[made.target]
+        read[made.target] |= read[made.source]
+        return
+    if made.addend is not None:
+        read[made.addend], read[made.target] = every[made.addend], every[made.target]
+    taps = made.nonzeros
+    read[made.source][taps.inputs[read[made.target][taps.outputs]]] = True
+    read[made.source][0] |= not read[made.source].any()
 
 
 def _renumbered(made: Operation, read: dict[int, np.ndarray]) -> Operation:
