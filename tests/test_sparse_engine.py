@@ -20,6 +20,7 @@ from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.sparse import load_sparse
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine
+from tests.random_networks import RandomNetwork
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -122,6 +123,31 @@ def test_many_channels_are_summed_in_blocks(tmp_path):
 
     network = pruned(Block(), 0.2)
     check(build_engine(network, (3, 15, 15), tmp_path), network, pictures_of((3, 15, 15), 2))
+
+
+def test_phases_of_an_odd_size_do_not_lie_where_those_of_another_size_were(tmp_path):
+    """Both strided layers split their input into phases of 3x3 pixels, one of 6x6 and the other of 5x5 pixels."""
+
+    class Strided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shrink = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 2)
+            self.one, self.other = nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+        def forward(self, pictures):
+            hidden = torch.relu(self.stem(pictures))
+            return self.one(hidden) + self.other(self.shrink(hidden))
+
+    torch.manual_seed(0)
+    network = Strided().eval()
+    check(build_engine(network, (3, 6, 6), tmp_path), network, pictures_of((3, 6, 6), 3))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 9999), height=st.integers(5, 13), width=st.integers(5, 13))
+def test_random_networks(tmp_path_factory, seed, height, width):
+    network, pictures = RandomNetwork(seed, (2, height, width)), pictures_of((2, height, width), 3, seed)
+    check(build_engine(network, (2, height, width), tmp_path_factory.mktemp("engine")), network, pictures)
 
 
 @pytest.fixture(scope="module")

@@ -206,14 +206,18 @@ def _places(steps: tuple[Step, ...], layouts: dict[int, Layout], output: int) ->
         release(_read(step) - {step.source}, turn)  # a sum may take the place of its addend
         if step.target != output:
             layout = layouts[step.target]
-            # Phases of an odd size leave more zeros than others of the same layout.
-            kind = kinds[step.target] = (layout, step.stride, step.phases) if isinstance(step, Split) else layout
+            kind = kinds[step.target] = (layout, *_phases_of(step, layouts))
             if not free[kind]:
                 free[kind].append(end + _whole(layout.margin))
                 end += _whole(layout.size)
             places[step.target] = free[kind].pop()
         release({step.source}, turn)
     return places, end
+
+
+def _phases_of(step: Step, layouts: dict[int, Layout]) -> tuple[Hashable, ...]:
+    """Beside its layout, what decides where a split leaves zeros: phases of an odd size have more of them."""
+    return (step.stride, step.phases, layouts[step.source].shape) if isinstance(step, Split) else ()
 
 
 def _read(step: Step) -> set[int]:
