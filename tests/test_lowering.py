@@ -179,6 +179,36 @@ def test_an_unknown_function_is_refused_by_name(function, named):
         lower(Computed(function), (2, 4, 4))
 
 
+class Buffered(nn.Module):
+    """A buffer called like a function that is known."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 2, 1, 1))
+        self.convolution, self.function = nn.Conv2d(2, 2, 1), function
+
+    def forward(self, pictures):
+        return self.function(self, pictures)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda network, pictures: 1 + pictures, "the operation add cannot be compiled"),
+        (lambda network, pictures: pictures - network.mean, "the tensor mean of the network's own cannot be compiled"),
+        (lambda network, pictures: pictures + network.mean, "the tensor mean of the network's own cannot be compiled"),
+        (lambda network, pictures: torch.relu(input=pictures), "the operation relu cannot be compiled"),
+        (lambda network, pictures: network.convolution(input=pictures), "the module convolution of type Conv2d cannot"),
+        (lambda network, pictures: torch.flatten(input=pictures, start_dim=1), "the operation flatten cannot be"),
+        (lambda network, pictures: torch.add(pictures, other=pictures), "cannot be compiled"),
+        (lambda network, pictures: pictures.mean(), "cannot be compiled"),
+    ],
+)
+def test_arguments_at_unknown_places_are_refused_by_name(function, named):
+    with pytest.raises(ConfigError, match=named):
+        lower(Buffered(function).eval(), (2, 4, 4))
+
+
 def test_lowering_leaves_the_network_as_it_is():
     network = resnet32().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -89,15 +89,10 @@ class _Lowering:
             known(isinstance(node.args[0], fx.Node), "a network with several outputs", node.args[0])
             self.output = self.values[node.args[0]]
             return
-        if node.op == "call_module":
-            module = self.modules[node.target]
-            handler, first = MODULES.get(type(module)), [module]
-            name = f"the module {node.target} of type {type(module).__name__}"
-        else:
-            handler, first = FUNCTIONS.get(node.target), []
-            name = f"the operation {getattr(node.target, '__name__', node.target)}"
+        handler, first, name = self._handler(node)
+        given_first = node.args and isinstance(node.args[0], fx.Node)
         known(
-            handler is not None and all(source in self.values for source in node.all_input_nodes),
+            handler is not None and given_first and all(source in self.values for source in node.all_input_nodes),
             name,
             node.format_node(),
         )
@@ -106,6 +101,16 @@ class _Lowering:
             self.values[node] = handler(self, arguments[0], *first, *arguments[1:], **node.kwargs)
         except TypeError as error:
             raise ConfigError(f"{name} cannot be compiled with these arguments, got {node.format_node()}") from error
+
+    def _handler(self, node: fx.Node) -> tuple[Callable[..., _Value] | None, list[nn.Module], str]:
+        """What lowers a node (None: nothing does), what it is given after the first argument, and its name."""
+        if node.op == "call_module":
+            module = self.modules[node.target]
+            name = f"the module {node.target} of type {type(module).__name__}"
+            return MODULES.get(type(module)), [module], name
+        if node.op == "get_attr":  # its target may be called like a function
+            return None, [], f"the tensor {node.target} of the network's own"
+        return FUNCTIONS.get(node.target), [], f"the operation {getattr(node.target, '__name__', node.target)}"
 
     def result(self) -> Lowered:
         shape = self.shapes[self.output.tensor]
