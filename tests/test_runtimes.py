@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from pipeline.benchmark import runtimes
-from pipeline.benchmark.rows import flat, nested, not_installed
-from pipeline.benchmark.runtimes import Contender, contenders, timed
+from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED, flat, nested, not_installed
+from pipeline.benchmark.runtimes import Contender, contenders, engine_or_onnx, timed
 from pipeline.benchmark.timing import interleaved, quartiles
 from pipeline.deploy.compaction import compact
 from pipeline.errors import ArtifactError
 from pipeline.models.lenet5 import LeNet5
 from pipeline.pruning.masks import apply_, largest, prunable_weights
+from pipeline.sparse_engine.engine import SparseEngine
 
 PICTURE = torch.zeros(1, 1, 28, 28)
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -55,9 +56,10 @@ def test_rows_come_back_from_their_metrics():
         {"network": "dense", "engine": "pytorch", "batch": size, "threads": 1, "bytes": None, **times}
         for size in (1, 64)
     ]
-    found = nested(rows, [("dense", "openvino")])
+    found = nested(rows, [("dense", "openvino", NOT_INSTALLED), ("pruned", "sparse-engine", NOT_COMPILED)])
     assert found["dense"]["pytorch"]["batch_64_threads_1"] == times
     assert flat(found) == rows
+    assert found["pruned"]["sparse-engine"] == "cannot be compiled"
     assert not_installed(found) == {"openvino"}
 
 
@@ -88,12 +90,40 @@ def test_a_runtime_that_is_not_installed_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "openvino_installed", lambda: False)
     everyone, absent = contenders({"dense": lenet5()}, lenet5(40_000), PICTURE, tmp_path, ["openvino", "onnxruntime"])
     assert [each.runtime for each in everyone] == ["onnxruntime"]
-    assert absent == [("dense", "openvino")]
+    assert absent == [("dense", "openvino", "not installed")]
 
 
 def test_without_a_compiler_onnx_runtime_is_left(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("CC", "no-such-compiler")
     everyone, absent = contenders({}, lenet5(40_000), PICTURE, tmp_path, ["sparse-engine"])
     assert everyone == []
-    assert absent == [("pruned", "sparse-engine")]
+    assert absent == [("pruned", "sparse-engine", "not installed")]
     assert "ONNX Runtime" in caplog.text
+
+
+def uncompilable() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), torch.nn.Softplus()).eval()
+
+
+def test_a_network_that_cannot_be_compiled_is_not_called_not_installed(tmp_path):
+    everyone, absent = contenders({}, uncompilable(), PICTURE, tmp_path, ["sparse-engine"])
+    assert everyone == []
+    assert absent == [("pruned", "sparse-engine", "cannot be compiled")]
+
+
+@pytest.mark.parametrize(
+    ("network", "compiler", "why"),
+    [(lenet5(40_000), None, ""), (lenet5(40_000), "no-such-compiler", "compiler"), (uncompilable(), None, "Softplus")],
+)
+def test_onnx_runtime_stands_in_for_the_sparse_engine(tmp_path, monkeypatch, caplog, network, compiler, why):
+    if compiler:
+        monkeypatch.setenv("CC", compiler)
+    run = engine_or_onnx(network, PICTURE, tmp_path)
+    with torch.no_grad():
+        expected = network(IMAGES).numpy()
+    for pictures in (IMAGES, IMAGES.numpy(), IMAGES.numpy().astype(np.float64)):
+        assert np.abs(run(pictures) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert isinstance(run, SparseEngine) == (not why)
+    messages = [record.getMessage() for record in caplog.records if record.name == "pipeline.benchmark.runtimes"]
+    assert len(messages) == bool(why)
+    assert all(why in message for message in messages)

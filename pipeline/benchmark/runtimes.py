@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED
 from pipeline.benchmark.timing import interleaved
 from pipeline.deploy.onnx_files import INPUT, TOLERANCE, export, session
 from pipeline.errors import ArtifactError, ConfigError
@@ -40,13 +41,13 @@ class Contender:
 
 def contenders(
     networks: Mapping[str, nn.Module], sparse: nn.Module, picture: Tensor, folder: Path, runtimes: Sequence[str]
-) -> tuple[list[Contender], list[tuple[str, str]]]:
+) -> tuple[list[Contender], list[tuple[str, str, str]]]:
     """Every network in every dense runtime, and the sparse one in the engine; files go into the folder.
 
-    `picture` (1, C, H, W) is an input. Gives the contenders, and (network, runtime) of those that are not here.
+    `picture` (1, C, H, W) is an input. Gives the contenders, and (network, runtime, why) of those that are not here.
     """
     found: list[Contender] = []
-    absent: list[tuple[str, str]] = []
+    absent: list[tuple[str, str, str]] = []
     for name, network in networks.items():
         path = folder / f"{name}.onnx"
         if ONNX_RUNTIME in runtimes or OPENVINO in runtimes:
@@ -54,7 +55,7 @@ def contenders(
         starts = {PYTORCH: _pytorch(network), ONNX_RUNTIME: _onnx_runtime(path), OPENVINO: _openvino(path)}
         for runtime in (runtime for runtime in starts if runtime in runtimes):
             if runtime == OPENVINO and not openvino_installed():
-                absent.append((name, runtime))
+                absent.append((name, runtime, NOT_INSTALLED))
                 continue
             size = None if runtime == PYTORCH else path.stat().st_size
             found.append(Contender(name, runtime, starts[runtime], network, size))
@@ -63,12 +64,31 @@ def contenders(
             engine = build_engine(sparse, tuple(picture.shape[1:]), folder / "engine")
         except (NoCompiler, ConfigError) as error:
             log.warning("the sparse engine is left out: %s", error)
-            absent.append(("pruned", SPARSE))
+            absent.append(("pruned", SPARSE, NOT_INSTALLED if isinstance(error, NoCompiler) else NOT_COMPILED))
         else:
             size = (folder / "engine" / engine.about["library"]["file"]).stat().st_size
             start = _sparse(folder / "engine")
             found.append(Contender("pruned", SPARSE, start, sparse, size))
     return found, absent
+
+
+def engine_or_onnx(network: nn.Module, picture: Tensor, folder: Path, threads: int = 1) -> Call:
+    """The sparse engine for a network, or ONNX Runtime where there is no compiler or an operation it does not know.
+
+    Either takes float pictures (N, C, H, W) and gives float32 (N, classes). `picture` (1, C, H, W) is an input;
+    files go into the folder. The log says why it is not the engine.
+
+    Raises:
+        ArtifactError: the network cannot be exported either.
+    """
+    try:
+        return build_engine(network, tuple(picture.shape[1:]), folder, threads)
+    except (NoCompiler, ConfigError) as error:
+        log.warning("ONNX Runtime stands in for the sparse engine: %s", error)
+    path = folder / "network.onnx"
+    export(path, network, picture, {})
+    run = _onnx_runtime(path)(threads)
+    return lambda pictures: run(np.ascontiguousarray(pictures, np.float32))
 
 
 def timed(
