@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> None:
         }
         weights = prunable_weights(networks["pruned"])
         images = next(in_order(pictures, max(block.batch_sizes), crop))[0]
-        compacted = compacted_of(networks["pruned"], images[:1])
-        ours = {"compacted": compacted.network} if compacted else {"pruned": networks["pruned"]}
-        sides = {"dense": networks["dense"], **ours}
+        compacted, pruned = compacted_of(networks["pruned"], images[:1]), networks["pruned"]
+        ours = {"compacted": (compacted.network, pruned)} if compacted else {"pruned": (pruned, pruned)}
+        sides = {"dense": (networks["dense"],) * 2, **ours}
         everyone, absent = contenders(sides, networks["pruned"], images[:1], Path(folder), block.runtimes)
         rows = timed(everyone, images, block.batch_sizes, block.threads, block.warmup, block.rounds)
         session.finish(

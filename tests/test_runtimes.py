@@ -65,7 +65,8 @@ def test_rows_come_back_from_their_metrics():
 
 def test_every_network_in_every_runtime(tmp_path):
     pruned = lenet5(40_000)
-    sides = {"dense": lenet5(), "compacted": compact(pruned, PICTURE).network}
+    dense = lenet5()
+    sides = {"dense": (dense, dense), "compacted": (compact(pruned, PICTURE).network, pruned)}
     everyone, absent = contenders(sides, pruned, PICTURE, tmp_path, runtimes.RUNTIMES)
     rows = list(timed(everyone, IMAGES, [1, 4], [1, 2], 1, 4))
     assert absent == []
@@ -86,9 +87,18 @@ def test_wrong_answers_are_not_timed():
         list(timed([wrong], IMAGES, [1], [1], 0, 4))
 
 
+@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime"])
+def test_a_compacted_network_must_answer_as_the_pruned_one(tmp_path, runtime):
+    sides = {"compacted": (compact(lenet5(40_000), PICTURE).network, lenet5(20_000))}
+    everyone, _ = contenders(sides, lenet5(40_000), PICTURE, tmp_path, [runtime])
+    with pytest.raises(ArtifactError, match="answers for the compacted network differ from PyTorch's"):
+        list(timed(everyone, IMAGES, [1], [1], 0, 4))
+
+
 def test_a_runtime_that_is_not_installed_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "openvino_installed", lambda: False)
-    everyone, absent = contenders({"dense": lenet5()}, lenet5(40_000), PICTURE, tmp_path, ["openvino", "onnxruntime"])
+    sides = {"dense": (lenet5(), lenet5())}
+    everyone, absent = contenders(sides, lenet5(40_000), PICTURE, tmp_path, ["openvino", "onnxruntime"])
     assert [each.runtime for each in everyone] == ["onnxruntime"]
     assert absent == [("dense", "openvino", "not installed")]
 

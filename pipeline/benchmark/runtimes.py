@@ -40,15 +40,17 @@ class Contender:
 
 
 def contenders(
-    networks: Mapping[str, nn.Module], sparse: nn.Module, picture: Tensor, folder: Path, runtimes: Sequence[str]
-) -> tuple[list[Contender], list[tuple[str, str, str]]]:
+    networks: Mapping[str, tuple[nn.Module, nn.Module]], sparse: nn.Module, picture: Tensor, folder: Path,
+    runtimes: Sequence[str],
+) -> tuple[list[Contender], list[tuple[str, str, str]]]:  # fmt: skip
     """Every network in every dense runtime, and the sparse one in the engine; files go into the folder.
 
-    `picture` (1, C, H, W) is an input. Gives the contenders, and (network, runtime, why) of those that are not here.
+    `networks`: each with the one whose answers it must give; `picture` (1, C, H, W) is an input. Gives the
+    contenders, and (network, runtime, why) of those that are not here.
     """
     found: list[Contender] = []
     absent: list[tuple[str, str, str]] = []
-    for name, network in networks.items():
+    for name, (network, reference) in networks.items():
         path = folder / f"{name}.onnx"
         if ONNX_RUNTIME in runtimes or OPENVINO in runtimes:
             export(path, network, picture, {"network": name})
@@ -58,7 +60,7 @@ def contenders(
                 absent.append((name, runtime, NOT_INSTALLED))
                 continue
             size = None if runtime == PYTORCH else path.stat().st_size
-            found.append(Contender(name, runtime, starts[runtime], network, size))
+            found.append(Contender(name, runtime, starts[runtime], reference, size))
     if SPARSE in runtimes:
         try:
             engine = build_engine(sparse, tuple(picture.shape[1:]), folder / "engine")
