@@ -4,7 +4,8 @@ Streams (safetensors tensors, all 1-D; one a kind, since each costs some 70 byte
 
 * `codes`, U8: the survivors' positions tensor after tensor, quotients then remainders (`pipeline.bits`);
 * `values`, F32 or F16: of a tensor with positions its survivors, of a dense one all its weights;
-* one a type, named like it (`F32`, `I64`, ...): everything that is not prunable, as it is, end to end.
+* one a type, named like it (`F32`, `I64`, ...): everything that is not prunable, as it is, end to end;
+* `F32H`, F16: of those the F32 tensors that an fp16 file rounds; a file with it is of version 2, others of 1.
 
 The header has one metadata entry, named like the format, with JSON: `version`, `about`, `digest` (SHA-256 in
 base64 of the tensors that loading gives), `coded` ([name, shape, width or null for dense, survivors, bytes of
@@ -33,7 +34,7 @@ from pipeline.files import write_bytes
 from pipeline.tensors import digest_of_tensors
 
 FORMAT = "sparse-network"
-VERSION = 1
+VERSION = 2
 
 _VALUES = {"fp32": torch.float32, "fp16": torch.float16}
 _TYPES = {
@@ -49,6 +50,8 @@ _TYPES = {
     "BOOL": torch.bool,
 }
 _TAGS = {kind: tag for tag, kind in _TYPES.items()}
+_HALVED = "F32H"
+_LEAST_NORMAL = 2.0**-14  # of fp16; below it the rounding is no longer a fixed part of the value
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def save_sparse(
 ) -> None:
     """Write a network's state dict: `prunable` tensors (fp32) coded, all others as they are.
 
-    With fp16 the values of prunable tensors are rounded to fp16; one that becomes 0 counts as pruned.
+    With fp16 the values of prunable tensors are rounded to fp16; one that becomes 0 counts as pruned. Other
+    fp32 tensors are rounded too, unless one of their values would become 0 or infinite, or is a small variance.
     `about` is any JSON object. Equal input gives equal bytes.
 
     Raises:
@@ -91,9 +95,9 @@ def save_sparse(
     except (ArtifactError, TypeError, ValueError) as error:
         raise ArtifactError(f"cannot write {path}: {error}; correct the network or `about`") from error
     coded, streams = _encode({name: tensors[name] for name in prunable}, _VALUES[values])
-    rest, others = _join({name: tensors[name] for name in set(tensors) - prunable})
+    rest, others = _join({name: tensors[name] for name in set(tensors) - prunable}, _VALUES[values])
     description = {
-        "version": VERSION,
+        "version": 2 if _HALVED in rest else 1,
         "about": json.loads(text),
         "digest": _digest(tensors),
         "rest": rest,
@@ -173,9 +177,20 @@ def _as_loaded(state: Mapping[str, Tensor], prunable: Collection[str], kind: tor
             raise ArtifactError(f"{name} is {tensor.dtype}, not one of {', '.join(map(str, allowed))}")
         if name in prunable:
             tensors[name] = tensor = tensor.to(kind).to(torch.float32) + 0.0
+        elif _is_halved(name, tensor, kind):
+            tensors[name] = tensor.to(kind).to(torch.float32)
         if not tensor.isfinite().all():
             raise ArtifactError(f"{name} has values that are not finite, or too large for {kind}")
     return tensors
+
+
+def _is_halved(name: str, tensor: Tensor, kind: torch.dtype) -> bool:
+    """Whether a tensor that is not prunable is stored in fp16, in place of fp32."""
+    if kind is not torch.float16 or tensor.dtype is not torch.float32:
+        return False
+    half = tensor.to(kind)
+    least = _LEAST_NORMAL if name.endswith("running_var") else 0.0  # a norm divides by it: relative errors count
+    return bool((half.isfinite() & ((tensor == 0) | ((half != 0) & (tensor.abs() >= least)))).all())
 
 
 def _encode(tensors: Mapping[str, Tensor], kind: torch.dtype) -> tuple[list[Coded], dict[str, Tensor]]:
@@ -193,12 +208,14 @@ def _encode(tensors: Mapping[str, Tensor], kind: torch.dtype) -> tuple[list[Code
     }
 
 
-def _join(tensors: Mapping[str, Tensor]) -> tuple[Rest, dict[str, Tensor]]:
+def _join(tensors: Mapping[str, Tensor], kind: torch.dtype) -> tuple[Rest, dict[str, Tensor]]:
     """The names and shapes of other tensors by type, and one stream a type."""
     rest: Rest = {}
     for name, tensor in sorted(tensors.items()):
-        rest.setdefault(_TAGS[tensor.dtype], {})[name] = tuple(tensor.shape)
-    return rest, {tag: torch.cat([tensors[name].reshape(-1) for name in rest[tag]]) for tag in rest}
+        tag = _HALVED if _is_halved(name, tensor, kind) else _TAGS[tensor.dtype]
+        rest.setdefault(tag, {})[name] = tuple(tensor.shape)
+    streams = {tag: torch.cat([tensors[name].reshape(-1) for name in rest[tag]]) for tag in rest}
+    return rest, {tag: stream.to(kind) if tag == _HALVED else stream for tag, stream in streams.items()}
 
 
 def _decode(content: _Content) -> Iterator[tuple[str, Tensor]]:
@@ -213,7 +230,7 @@ def _decode(content: _Content) -> Iterator[tuple[str, Tensor]]:
     for tag, members in content.rest.items():
         parts = content.streams[tag].split([math.prod(shape) for shape in members.values()])
         for (name, shape), part in zip(members.items(), parts, strict=True):
-            yield name, part.clone().reshape(shape)
+            yield name, part.to(torch.float32 if tag == _HALVED else part.dtype, copy=True).reshape(shape)
 
 
 def _read(path: Path) -> _Content:
@@ -257,8 +274,8 @@ def _check_streams(file: Any, coded: list[Coded], rest: Rest) -> None:
     lengths = {tag: sum(math.prod(shape) for shape in rest[tag].values()) for tag in rest}
     lengths["codes"] = sum(entry.code_bytes for entry in coded)
     lengths["values"] = sum(entry.stored for entry in coded)
-    types = {tag: (tag,) for tag in rest} | {"codes": ("U8",), "values": ("F32", "F16")}
-    if set(file.keys()) != set(lengths) or not set(rest) <= set(_TYPES):
+    types = {tag: ("F16",) if tag == _HALVED else (tag,) for tag in rest} | {"codes": ("U8",), "values": ("F32", "F16")}
+    if set(file.keys()) != set(lengths) or not set(rest) <= {*_TYPES, _HALVED}:
         raise ArtifactError(f"it has the streams {', '.join(file.keys())}, expected {', '.join(lengths)}")
     for name, length in lengths.items():
         stream = file.get_slice(name)
