@@ -23,7 +23,7 @@ from pipeline.deploy.compaction import Compacted, compact, difference
 from pipeline.deploy.onnx_files import export
 from pipeline.errors import ArtifactError
 from pipeline.files import write_bytes, zstd_bytes
-from pipeline.models import build
+from pipeline.models import build, misfits
 from pipeline.params import Model, Prepare, Training
 from pipeline.pruning.masks import prunable_weights
 from pipeline.report.ledger import read_record
@@ -102,15 +102,19 @@ def network_of(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
     """The network of a state dict; the number of classes is that of outputs with which the weights fit.
 
     Raises:
-        ArtifactError: they fit with none.
+        ArtifactError: they fit with none; it names the tensors that are wrong with the number that fits best.
     """
-    refused = None
-    for classes in sorted({tensor.shape[0] for tensor in state.values() if tensor.dim() >= 1}):
-        try:
+    tried = {}
+    for classes in sorted({tensor.shape[0] for tensor in state.values() if tensor.dim() >= 1 and len(tensor)}):
+        tried[classes] = misfits(build(model, classes, 0), state)
+        if not tried[classes]:
             return build(model, classes, 0, state)
-        except ArtifactError as error:
-            refused = error
-    raise ArtifactError(f"the weights fit {model.name} with no number of classes") from refused
+    why = "it has no weights"
+    if tried:
+        best = min(tried, key=lambda classes: len(tried[classes]))
+        more = f" and {len(tried[best]) - 1} more" if len(tried[best]) > 1 else ""
+        why = f"with {best}, {tried[best][0]}{more}"
+    raise ArtifactError(f"the weights fit {model.name} with no number of classes: {why}; run its stages again")
 
 
 def onnx_row(path: Path, network: nn.Module, pruned: nn.Module | None, picture: Tensor, label: dict) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.data.shapes import FIXED, picture_shape
 from pipeline.deploy import onnx_files
 from pipeline.deploy.onnx_files import OPSET, export, session
 from pipeline.errors import ArtifactError, ConfigError, PipelineError
+from pipeline.models import build
 from pipeline.sparse import load_sparse
 from stages import export as stage
 from tests.project import ROOT
@@ -200,6 +201,37 @@ def test_what_cannot_be_exported_is_said(clone):
     assert not (clone / "exports").exists()
 
 
-def test_weights_of_another_network_are_refused():
-    with pytest.raises(ArtifactError, match="fit lenet5 with no number of classes"):
-        stage.network_of(stage.Model(name="lenet5"), {"conv1.weight": torch.zeros(20, 1, 5, 5)})
+def lenet5_state(**changes):
+    state = build(stage.Model(name="lenet5"), 10, 0).state_dict() | changes
+    return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            {"conv1.weight": torch.zeros(20, 1, 5, 5)},
+            r"with 20, conv1.bias should have shape \(20,\), the file has none",
+        ),
+        (lenet5_state(**{"fc1.bias": None}), r"with 10, fc1.bias should have shape \(500,\), the file has none; run"),
+        (
+            lenet5_state(**{"fc1.bias": torch.zeros(500).double()}),
+            "with 10, fc1.bias should have type torch.float32, the",
+        ),
+        (lenet5_state(**{"fc1.bias": torch.zeros(500).long()}), "with 10, .* the file has torch.int64; run"),
+        (lenet5_state(extra=torch.zeros(3)), r"with 10, extra should have shape none, the file has \(3,\); run"),
+        ({}, "it has no weights"),
+    ],
+)
+def test_weights_of_another_network_are_refused_and_the_tensor_is_named(state, said):
+    with pytest.raises(ArtifactError, match=f"fit lenet5 with no number of classes: .*{said}"):
+        stage.network_of(stage.Model(name="lenet5"), state)
+
+
+def test_the_number_of_classes_is_that_of_the_weights():
+    state = build(stage.Model(name="lenet5"), 7, 0).state_dict()
+    assert equal_states(stage.network_of(stage.Model(name="lenet5"), state).state_dict(), state)
+
+
+def equal_states(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

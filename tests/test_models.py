@@ -96,6 +96,14 @@ def test_weights_of_another_depth_are_refused():
         build(Model("resnet56"), 10, seed=0, state=state)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.int64])
+def test_weights_of_another_type_are_refused_and_the_tensor_is_named(kind):
+    state = build(Model("lenet5"), 10, seed=0).state_dict()
+    state["fc1.bias"] = state["fc1.bias"].to(kind)
+    with pytest.raises(ArtifactError, match=f"fc1.bias should have type torch.float32, the file has {kind}"):
+        build(Model("lenet5"), 10, seed=0, state=state)
+
+
 def test_weights_given_replace_the_initial_ones():
     state = build(Model("resnet32"), 10, seed=1).state_dict()
     assert digest_of_tensors(build(Model("resnet32"), 10, seed=0, state=state).state_dict()) == digest_of_tensors(state)

@@ -141,13 +141,23 @@ def check_answers(network: nn.Module, name: str, shape: tuple[int, ...], classes
         )
 
 
+def misfits(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from being the network's, a clause for each tensor, in the order of names."""
+    wanted = network.state_dict()
+    found = ((name, wanted.get(name), state.get(name)) for name in sorted({*wanted, *state}))
+    return [clause for each in found if (clause := _misfit(*each))]
+
+
+def _misfit(name: str, wanted: Tensor | None, found: Tensor | None) -> str:
+    shapes = ["none" if tensor is None else tuple(tensor.shape) for tensor in (wanted, found)]
+    if shapes[0] != shapes[1]:
+        return f"{name} should have shape {shapes[0]}, the file has {shapes[1]}"
+    if wanted.dtype != found.dtype:
+        return f"{name} should have type {wanted.dtype}, the file has {found.dtype}"
+    return ""
+
+
 def _load(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    if wanted != found:
-        wrong = sorted({key for key, _ in set(wanted.items()) ^ set(found.items())})[0]
-        raise ArtifactError(
-            f"the weights are not those of {name}: {wrong} should have shape {wanted.get(wrong, 'none')}, "
-            f"the file has {found.get(wrong, 'none')}; delete the file and run its stage again"
-        )
+    if wrong := misfits(network, state):
+        raise ArtifactError(f"the weights are not those of {name}: {wrong[0]}; delete the file and run its stage again")
     network.load_state_dict(state)
