@@ -166,6 +166,21 @@ def test_channels_of_zeros_that_a_shortcut_adds_go_too():
     assert checked(Widening()).channels["wide"] == (4, 3)  # without the first; `wide` reads what adds the third
 
 
+def test_where_only_zeros_of_a_padding_are_read_one_channel_is_left_beside_them():
+    """Sigmoid makes 0.5 of the zeros, which the padded layer cannot take for a bias."""
+
+    class Zeros(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = conv([[1.0, 1.0], [1.0, 2.0]]), conv([[1.0, 1.0]])
+            self.last = conv([[1.0, 0, 0, 1.0]], padding=1)
+
+        def forward(self, x):
+            return self.last(torch.sigmoid(F.pad(self.first(x), (0, 0, 0, 0, 1, 1)))) + self.other(x)
+
+    assert checked(Zeros()).channels == {"first": (2, 1), "last": (1, 1), "other": (1, 1)}
+
+
 def test_grouped_and_shared_layers_are_left_alone_and_named():
     class Odd(nn.Module):
         def __init__(self):
@@ -179,6 +194,8 @@ def test_grouped_and_shared_layers_are_left_alone_and_named():
     found = checked(Odd())
     assert found.left_alone == ("shared (Conv2d)", "special_erf (special_erf)", "grouped (Conv2d)")
     assert found.channels_removed == 0
+    # For 64 pixels: 4 multiply-adds of the first layer, 4 each time that the shared one is called, 2 of the last.
+    assert found.flops_before == found.flops_after == 2 * 64 * (4 + 2 * 4 + 2)
 
 
 class Through(nn.Module):
@@ -202,6 +219,8 @@ class Through(nn.Module):
         Through(lambda x: F.pad(x, (1, 1, 0, 0, 1, 1)), 4),
         Through(lambda x: F.pad(x, (1, 1), value=2.0)),
         Through(lambda x: F.pad(x, (0, 0, 0, 0, -1, 0)), 1),
+        Through(lambda x: x.add(other=x)),
+        Through(lambda x: torch.add(x, other=x)),
         Through(lambda x: x * x.mean((2, 3), keepdim=True)),
         Through(lambda x: x + x.mean((2, 3), keepdim=True)),
         Through(lambda x: x.softmax(1)),

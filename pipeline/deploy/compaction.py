@@ -173,15 +173,15 @@ def _check_same(network: nn.Module, module: fx.GraphModule, picture: Tensor) -> 
         )
 
 
-def _layers(module: fx.GraphModule) -> dict[str, tuple[nn.Module, fx.Node]]:
-    """The convolutions and linear layers that a graph calls, by name."""
-    calls = {str(node.target): (module_of(node), node) for node in module.graph.nodes if node.op == "call_module"}
-    return {name: call for name, call in calls.items() if isinstance(call[0], nn.modules.conv._ConvNd | nn.Linear)}
+def _layers(module: fx.GraphModule) -> list[tuple[str, nn.Module, fx.Node]]:
+    """Each call of a convolution or linear layer: its name, the layer and the node."""
+    calls = [(str(node.target), module_of(node), node) for node in module.graph.nodes if node.op == "call_module"]
+    return [call for call in calls if isinstance(call[1], nn.modules.conv._ConvNd | nn.Linear)]
 
 
 def _outputs(old: fx.GraphModule, new: fx.GraphModule) -> dict[str, tuple[int, int]]:
-    after = {name: _units(layer) for name, (layer, _) in _layers(new).items()}
-    return {name: (_units(layer), after.get(name, 0)) for name, (layer, _) in _layers(old).items()}
+    after = {name: _units(layer) for name, layer, _ in _layers(new)}
+    return {name: (_units(layer), after.get(name, 0)) for name, layer, _ in _layers(old)}
 
 
 def _units(layer: nn.Module) -> int:
@@ -189,9 +189,9 @@ def _units(layer: nn.Module) -> int:
 
 
 def _flops(module: fx.GraphModule) -> int:
-    """Weights times positions: all but the units of an output, for one picture."""
+    """Weights times positions: all but the units of an output, for one picture; of each call of a layer."""
     total = 0
-    for layer, node in _layers(module).values():
+    for _, layer, node in _layers(module):
         values = torch.Size(shape_of(node)[1:]).numel()
         total += FLOPS_PER_MULTIPLY_ADD * layer.weight.numel() * (values // _units(layer))
     return total

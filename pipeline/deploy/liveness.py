@@ -110,6 +110,10 @@ def _require(node: fx.Node, kind: Kind, channels: Mapping, roots: Mapping[fx.Nod
         required[inputs[read & ~foldable(node, channels[source])]] = True
         if not required[inputs].any():  # a layer of constants, needed as such: it keeps one input
             required[inputs[0]] = True
+    elif kind is Kind.CHANNEL_PAD:  # where only its zeros stay, it keeps one channel to put them beside
+        (source,) = node.all_input_nodes
+        if not required[roots[source]].any():
+            required[roots[source][0]] = True
     elif kind in (Kind.INPUT, Kind.OUTPUT, Kind.OTHER):
         for each in (node, *node.all_input_nodes):
             required[roots[each]] = True

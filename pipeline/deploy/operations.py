@@ -139,6 +139,7 @@ def _kind_of_function(node: fx.Node) -> Kind:
     named = dict(zip(PLACES, node.args[1:], strict=False)) | node.kwargs
     if target in POINTWISE_METHODS or target in POINTWISE_FUNCTIONS:
         numbers = all(isinstance(value, Real) for value in node.args[1:])
+        numbers &= not any(isinstance(value, fx.Node) for value in node.kwargs.values())
         return Kind.POINTWISE if numbers and shape_of(node) == shape_of(node.args[0]) else Kind.OTHER
     if target is F.dropout:
         return Kind.SPATIAL if node.kwargs.get("training") is False else Kind.OTHER
