@@ -55,7 +55,7 @@ study: install ## run the trials of a study on the validation split: EXP=lenet5-
 export: install ## write a finished run's network as ONNX and sparse files into exports/: RUN=name
 	@python -m stages.export $(RUN)
 
-register: install ## the same, and put the compacted network into MLflow's model registry: RUN=name
+register: install ## the same, and put both networks into MLflow's model registry: RUN=name
 	@python -m stages.export $(RUN) --register
 
 audit: install ## verdicts on the paper's claims, every record checked against its network, every table against the ledger

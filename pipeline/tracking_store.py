@@ -104,7 +104,7 @@ class Store:
         client, parent = self.connect(), self._begin(event, Place()).parent
         with tempfile.TemporaryDirectory() as folder:
             packed = Path(folder, path.stem)
-            mlflow.onnx.save_model(onnx.load(path), packed)
+            mlflow.onnx.save_model(onnx.load(path), packed, onnx_execution_providers=["CPUExecutionProvider"])
             client.log_artifacts(parent, str(packed), path.stem)
         try:
             client.create_registered_model(name)

@@ -4,7 +4,8 @@
 
 `pruned.onnx` has the zeros in it, `compacted.onnx` is the same function without dead channels, and
 `sparse.safetensors` and `sparse-fp16.safetensors` hold the weights alone. No data set is read.
-`--register`: the compacted network becomes the next version of the model RUN in MLflow's registry.
+`--register`: they become the next versions of models in MLflow's registry, the compacted network of RUN and the
+other of RUN-pruned.
 """
 
 import logging
@@ -49,7 +50,7 @@ class Source:
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.export")
     parser.add_argument("run")
-    parser.add_argument("--register", action="store_true", help="register the compacted network in MLflow")
+    parser.add_argument("--register", action="store_true", help="register both networks in MLflow")
     options = parser.parse_args(arguments)
     for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -73,8 +74,9 @@ def main(arguments: list[str]) -> None:
     show_files(folder.relative_to(config.root), rows)
     if options.register:
         identity = identity_of(config, run, "export", {})
-        address = register(find_root(), identity, run.name, folder / "compacted.onnx")
-        print(f'  mlflow.pyfunc.load_model("{address}").predict({{"pictures": pictures}})')
+        for kind, model in {"compacted": run.name, "pruned": f"{run.name}-pruned"}.items():
+            address = register(find_root(), identity, model, folder / f"{kind}.onnx")
+            print(f'  mlflow.pyfunc.load_model("{address}").predict({{"pictures": pictures}})')
 
 
 def source_of(config: Config, run: layout.PrunedRun) -> Source:

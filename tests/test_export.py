@@ -1,8 +1,10 @@
 """Exports: ONNX files that are checked, and all files of a run from the ledger alone."""
 
 import json
+import re
 import shutil
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +18,7 @@ from pipeline.deploy.onnx_files import OPSET, export, session
 from pipeline.errors import ArtifactError, ConfigError, PipelineError
 from pipeline.models import build
 from pipeline.sparse import load_sparse
+from pipeline.tracking import Identity, register
 from stages import export as stage
 from tests.project import ROOT
 
@@ -168,6 +171,33 @@ def test_a_run_of_the_ledger_is_exported_without_data(clone, capsys):
     assert f"from {RECORD}.safetensors" in printed
     assert f"{(folder / 'compacted.onnx').stat().st_size:,}" in printed
     assert f'onnxruntime.InferenceSession("exports/{RUN}/compacted.onnx")' in printed
+
+
+def test_both_networks_are_registered_and_answer_through_mlflow(clone, monkeypatch, capsys):
+    store = f"sqlite:///{clone / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("DVC_ROOT", str(clone))
+    stage.main([RUN, "--register"])
+    addresses = [f"models:/{RUN}/1", f"models:/{RUN}-pruned/1"]
+    assert re.findall(r'load_model\("(.*)"\)', capsys.readouterr().out) == addresses
+    (run,) = mlflow.MlflowClient(store).search_runs(["1"])
+    assert (run.data.tags["mlflow.runName"], run.info.status) == (RUN, "FINISHED")
+
+    pictures = torch.randn(3, 1, 28, 28).numpy()
+    for address, kind in zip(addresses, ("compacted", "pruned"), strict=True):
+        loaded = mlflow.pyfunc.load_model(address)
+        (expected,) = session(clone / "exports" / RUN / f"{kind}.onnx", 1).run(None, {"pictures": pictures})
+        assert np.allclose(loaded.predict({"pictures": pictures})["logits"], expected, atol=1e-5)
+        assert loaded.metadata.flavors["onnx"]["providers"] == ["CPUExecutionProvider"]
+
+
+def test_a_model_registered_again_is_its_next_version(clone, written, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clone / 'mlflow.db'}")
+    identity = Identity("lenet5", RUN, "export", {}, {})
+    assert [register(clone, identity, "some-model", written) for _ in range(2)] == [
+        "models:/some-model/1",
+        "models:/some-model/2",
+    ]
 
 
 def test_the_runs_own_network_comes_first(clone):
