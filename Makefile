@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 export PATH := $(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all lint ui sync record tables study audit report plots export register bench profile clean
+.PHONY: help install repro test test-all lint ui sync record tables study audit report plots export prove register bench profile clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -54,6 +54,9 @@ study: install ## run the trials of a study on the validation split: EXP=lenet5-
 
 export: install ## write a finished run's network as ONNX and sparse files into exports/: RUN=name
 	@python -m stages.export $(RUN)
+
+prove: install ## on the whole test set, compacted and compiled networks answer as the recorded ones: EXP=lenet5, or RUN=name
+	@python -m stages.prove $(if $(RUN),$(RUN),$(EXP))
 
 register: install ## the same, and put both networks into MLflow's model registry: RUN=name
 	@python -m stages.export $(RUN) --register

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+PROOFS_FILE = Path("results", "proofs.json")  # that what is deployed answers as the recorded network, by run
+
 
 @dataclass(frozen=True)
 class DenseRun:

@@ -104,7 +104,7 @@ def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
     A network that is too large to be committed is taken from where the run left it, if it still is there.
     """
     problems = [*_arithmetic_problems(record), *_chain_problems(record)]
-    file = _network_file(root, record)
+    file = network_file(root, record)
     if file is None:
         return Checked(record.run.name, tuple(problems), not_committed=True)
     try:
@@ -130,7 +130,8 @@ def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
     return Checked(record.run.name, tuple(problems), pictures_off=off)
 
 
-def _network_file(root: Path, record: Record) -> Path | None:
+def network_file(root: Path, record: Record) -> Path | None:
+    """Where a record's network is: committed beside it, or where the run left it; None: neither."""
     if record.sparse_network is not None:
         return root / record.sparse_network["file"]
     place = weights_file(record.run, "retrain")

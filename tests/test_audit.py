@@ -14,9 +14,11 @@ from pipeline.layout import PrunedRun, metrics_file, record_file, recorded_netwo
 from pipeline.models import build
 from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.report import ledger
+from pipeline.report.deployment_tables import proof_table, read_proofs
 from pipeline.sparse import load_sparse, save_sparse
 from pipeline.verification import RecordedTests
 from stages import audit as audit_stage
+from stages import prove as prove_stage
 from tests.fabricated import DENSE_STAGES, put, vouch
 from tests.fabricated import finish as fabricate
 from tests.project import ROOT, run, stage_here
@@ -289,6 +291,29 @@ def test_a_verdict_typed_by_hand_is_caught(project):
     found = audit(project, "--no-data")
     assert "said otherwise of C1" in found.stderr
     assert json.loads(file.read_text())["claims"][0]["verdict"] != "inconclusive"
+
+
+def test_what_is_deployed_is_proven_on_the_whole_test_set(project):
+    found = stage_here(project, prove_stage.main, RUN.name)
+    assert found.returncode == 0, found.stderr
+    (proof,) = json.loads((project / "results/proofs.json").read_text()).values()
+    record = ledger.read_record(project, RECORD)
+    assert proof["pictures"] == record.metrics["evaluate"]["test_images"]
+    assert proof["network"] == record.sparse_network["sha256"]
+    assert proof["fp64_difference"] <= 1e-5
+    assert proof["fp32_changed_beyond_difference"] == 0
+    assert proof["engine_difference"] is None or proof["engine_difference"] <= 1e-4
+    (row,) = proof_table([record], read_proofs(project)).rows
+    assert row[:2] == (RUN.name, f"{proof['pictures']:,}")
+    other = {RUN.name: {**proof, "network": "0" * 64}}
+    assert proof_table([record], other).rows == []
+
+
+def test_only_what_is_recorded_can_be_proven(project):
+    assert "nothing is recorded of lenet6" in stage_here(project, prove_stage.main, RUN.name, "lenet6").stderr
+    rewrite(project, lambda content: content.update(sparse_network=None))
+    (project / weights_file(RUN, "retrain")).unlink()
+    assert f"{RUN.name} has no committed network" in stage_here(project, prove_stage.main, "quickstart").stderr
 
 
 def test_data_that_is_not_there_verifies_nothing(project):

@@ -1,9 +1,12 @@
 """Tables of what a pruned network takes and costs where it is deployed: bytes, channels, operations."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline.report.ledger import Result
+from pipeline.files import read_json
+from pipeline.layout import PROOFS_FILE, weights_file
+from pipeline.report.ledger import Record, Result
 from pipeline.report.render import NOTHING, Table, percent, whole
 
 STORAGE_NOTE = (
@@ -27,6 +30,38 @@ def _storage_row(sizes: Mapping[str, int]) -> tuple[str, ...]:
     before = [sizes[key] for key in ("dense", "dense_zstd", "sparse", "sparse_header", "sparse_bound")]
     after = [sizes[key] for key in ("sparse_zstd", "sparse_fp16", "sparse_fp16_zstd")]
     return (*map(whole, before), percent(above), *map(whole, after))
+
+
+def proof_table(records: Sequence[Record], proofs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row a proven run: how far what is deployed is from the recorded network, over the largest answer."""
+    headers = (
+        "run", "test pictures", "compacted, fp64", "compacted, fp32", "of another class", "sparse engine, fp32",
+    )  # fmt: skip
+    rows = [(one.run.name, proofs.get(one.run.name), _network(one)) for one in records]
+    return Table(
+        headers, [(name, *_proof_row(one)) for name, one, network in rows if one and one["network"] == network]
+    )
+
+
+def _proof_row(proof: Mapping[str, Any]) -> tuple[str, ...]:
+    engine = proof["engine_difference"]
+    return (
+        whole(proof["pictures"]),
+        f"{proof['fp64_difference']:.1e}",
+        f"{proof['fp32_difference']:.1e}",
+        whole(proof["fp32_changed"]),
+        NOTHING if engine is None else f"{engine:.1e}",
+    )
+
+
+def read_proofs(root: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The proofs by run; none where there is no file."""
+    return read_json(root / PROOFS_FILE) if (root / PROOFS_FILE).is_file() else {}
+
+
+def _network(record: Record) -> str | None:
+    """The digest of the record's network."""
+    return record.provenance["retrain"]["outputs"].get(weights_file(record.run, "retrain").as_posix())
 
 
 def compaction_table(results: Sequence[Result]) -> Table:

@@ -78,7 +78,7 @@ def _measured(root: Path, records: Sequence[Record], groups: Sequence[Group]) ->
         sections.histograms_section(root, groups),
         sections.network_section(root, records, published),
         sections.sensitivity_section(root),
-        sections.runtimes_section(records, groups),
+        sections.runtimes_section(root, records, groups),
     ]
 
 

@@ -7,7 +7,13 @@ from pipeline.layout import record_file
 from pipeline.report.accuracy_plots import accuracy_plot
 from pipeline.report.blocks import Drawing, Rows, Section, Words
 from pipeline.report.curves import Curves
-from pipeline.report.deployment_tables import STORAGE_NOTE, compaction_table, storage_table
+from pipeline.report.deployment_tables import (
+    STORAGE_NOTE,
+    compaction_table,
+    proof_table,
+    read_proofs,
+    storage_table,
+)
 from pipeline.report.document import SECONDS_NOTE, SEEDS_NOTE
 from pipeline.report.extras import (
     SENSITIVITY_FILES,
@@ -125,7 +131,7 @@ def sensitivity_section(root: Path) -> Section:
     return Section("sensitivity", title, (Drawing(sensitivity_plot(experiment, rows)), table, Words(making)))
 
 
-def runtimes_section(records: Sequence[Record], groups: Sequence[Group]) -> Section:
+def runtimes_section(root: Path, records: Sequence[Record], groups: Sequence[Group]) -> Section:
     title = "Accuracy against latency and bytes"
     if not runtime_rows(records):
         absent = Words("Left out: no record has timings of several runtimes (`benchmark.runtimes`).", absent=True)
@@ -135,6 +141,7 @@ def runtimes_section(records: Sequence[Record], groups: Sequence[Group]) -> Sect
     for caption, table in (
         ("Bytes of the files", storage_table(records)),
         ("What compaction removes", compaction_table(records)),
+        ("Differences from the recorded network on the whole test set", proof_table(records, read_proofs(root))),
     ):
         named = {row[0] for row in table.rows}
         of_rows = _notes_of([one for one in records if one.run.name in named], groups)
