@@ -44,7 +44,7 @@ def _die_with_parent() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Ask glibc to use freed memory again: fetched anew for every tensor, it costs a tenth of a ResNet-32's step."""
+    """Ask glibc to use freed memory again: fetching pages anew for every tensor costs time in every step."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
