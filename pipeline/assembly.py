@@ -49,6 +49,8 @@ class Job:
         """
         model, classes = self.experiment.model, self.train.classes
         dtype = torch.float64 if self.experiment.training.precision == "fp64" else torch.float32
+        if state is not None and dtype == torch.float64:  # between two stages weights are in fp32, as in their files
+            state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         network = build(model, classes, self.seed, state).to(self.engine.device, dtype)
         if not prunable_weights(network):
             raise ConfigError(f"{model.name} has nothing to prune: give it a convolution or a linear layer")

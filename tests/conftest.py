@@ -4,12 +4,20 @@ import os
 import shutil
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # How fast a machine draws examples is no finding about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """Training stages turn them off for their process, and property tests draw them."""
+    torch.set_flush_denormal(False)
+
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (

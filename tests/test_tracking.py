@@ -39,6 +39,11 @@ PRUNE = Identity("lenet5", "lenet5-reweighted-admm-355.9x-s0", "prune", PARAMS, 
 RETRAIN = replace(PRUNE, stage="retrain")
 
 
+def ours(caplog):
+    """What the project logged; MLflow's own words depend on who set up its loggers first."""
+    return [record for record in caplog.records if record.name.startswith("pipeline")]
+
+
 def run_python(root: Path, *arguments: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "DVC_ROOT": str(root)}
     return subprocess.Popen(
@@ -223,7 +228,7 @@ def test_an_artifact_that_is_gone_is_passed_over(root, caplog):
     with Tracker(root, PRUNE) as tracker:
         tracker.artifact(root / "never-written.md")
         tracker.finish({"survivors": 1})
-    assert named(root, "prune").info.status == "FINISHED" and not caplog.records
+    assert named(root, "prune").info.status == "FINISHED" and not ours(caplog)
 
 
 def test_an_unreachable_server_costs_one_warning_and_sync_sends_the_rest(root, monkeypatch, caplog):
@@ -234,7 +239,7 @@ def test_an_unreachable_server_costs_one_warning_and_sync_sends_the_rest(root, m
         train(root)
         train(root, RETRAIN)
     assert time.monotonic() - start < 15
-    (warning,) = caplog.records
+    (warning,) = ours(caplog)
     for part in ("the run goes on", str(root / "journal"), "`make sync`", "127.0.0.1"):
         assert part in warning.getMessage()
     with pytest.raises(PipelineError, match="cannot send to MLflow at http://127.0.0.1.*unset") as caught:
@@ -256,7 +261,7 @@ def test_a_damaged_store_costs_one_warning(root, caplog):
     start = time.monotonic()
     train(root)
     assert time.monotonic() - start < 15
-    (warning,) = caplog.records
+    (warning,) = ours(caplog)
     assert "the run goes on" in warning.getMessage()
 
 
@@ -267,7 +272,7 @@ def test_a_store_that_breaks_during_the_run_costs_one_warning(root, monkeypatch,
             connection.execute("drop table metrics")
         tracker.log({"loss": 1.0}, step=1)
         tracker.log({"loss": 0.5}, step=2)
-    (warning,) = caplog.records
+    (warning,) = ours(caplog)
     assert "no such table: metrics" in warning.getMessage()
     assert "Traceback" not in capfd.readouterr().err
 
@@ -277,13 +282,13 @@ def test_a_store_that_cannot_be_opened_costs_no_long_wait(root, monkeypatch, cap
     start = time.monotonic()
     train(root)
     assert time.monotonic() - start < 15
-    assert len(caplog.records) == 1
+    assert len(ours(caplog)) == 1
 
 
 def test_a_journal_that_cannot_be_written_costs_one_warning(root, caplog):
     (root / "journal").write_text("a file where the folder should be")
     train(root)
-    (warning,) = [record for record in caplog.records if "journal" in record.getMessage()]
+    (warning,) = [record for record in ours(caplog) if "journal" in record.getMessage()]
     assert "the run goes on" in warning.getMessage()
 
 
@@ -404,7 +409,7 @@ def test_a_server_that_dies_costs_one_warning_and_sync_completes_it(root, monkey
     (root / "report.md").write_text("who wins")
     with Tracker(root, PRUNE) as tracker:
         tracker.log({"loss": 1.0}, step=1)
-    assert len(caplog.records) == 1  # the server is not up yet
+    assert len(ours(caplog)) == 1  # the server is not up yet
     tracking._warned.clear()
     with server(root, port):
         tracking._paused_until.clear()
@@ -417,7 +422,7 @@ def test_a_server_that_dies_costs_one_warning_and_sync_completes_it(root, monkey
     tracker.artifact(root / "report.md")
     tracker.__exit__(None, None, None)
     assert time.monotonic() - start < 15
-    assert len(caplog.records) == 2
+    assert len(ours(caplog)) == 2
     with server(root, port):
         assert len(sync(root)) == 3
         retrain = named(root, "retrain")
