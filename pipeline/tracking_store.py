@@ -209,6 +209,8 @@ def _mlflow() -> ModuleType:
         os.environ.setdefault(name, value)
     import mlflow
 
+    # Somebody may have imported MLflow before, when its level was not yet set in the environment.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a lost server is one warning: ours
     return mlflow
 
