@@ -90,6 +90,11 @@ def recorded_network_file(run: PrunedRun) -> Path:
     return Path("results", f"{run.folder}.safetensors")
 
 
+def recorded_dense_file(run: DenseRun, stage: str, digest: str) -> Path:
+    """A dense network in the ledger, under its digest: records of one seed share it, a later training replaces none."""
+    return Path("results", f"{run.folder}-{stage}-{digest[:8]}.safetensors")
+
+
 def provenance_folder(run: Run, stage: str) -> Path:
     """What a stage wrote about its makings, a file for each different one; git-ignored, part of the ledger's record."""
     return Path(".scratch", "provenance", run.folder, stage)

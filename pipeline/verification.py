@@ -1,7 +1,7 @@
-"""A record checked against itself: the network beside it is counted, and evaluated on the test set again."""
+"""A record checked against itself: its sparse network is counted, and all its networks are evaluated again."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,10 +24,12 @@ from pipeline.pruning.control import converged
 from pipeline.pruning.masks import prunable_weights, survivors_asked
 from pipeline.report.ledger import DENSE_STAGES, STAGES, Record
 from pipeline.sparse import load_sparse
+from pipeline.tensors import load_tensors
 
 # Another processor may round another way: so many of 10,000 pictures may be answered differently.
 PICTURES_OFF, OF = 2, 10_000
 BATCH = 500
+EVALUATED = {"retrain": "pruned_accuracy", "pretrain": "dense_accuracy", "reference": "reference_accuracy"}
 CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
 COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compression_ratio_all_parameters")
 
@@ -36,8 +38,9 @@ COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compre
 class Checked:
     """What came of checking one record.
 
-    `problems`: what is wrong; `not_verified`: why it could not be checked; `not_committed`: its network is not in
-    git, nor on this machine, so that only what the record says of itself was checked.
+    `problems`: what is wrong; `not_verified`: why it could not be checked; `not_committed`: its sparse network is
+    not in git, nor on this machine, so that only what the record says of itself was checked; `dense_verified`: both
+    dense networks were evaluated too.
     """
 
     run: str
@@ -45,6 +48,7 @@ class Checked:
     not_verified: str | None = None
     not_committed: bool = False
     pictures_off: int | None = None
+    dense_verified: bool = False
 
     @property
     def verified(self) -> bool:
@@ -62,7 +66,8 @@ class Checked:
             return f"WRONG         {self.run}: {'; '.join(self.problems)}"
         if self.not_committed:
             return f"not committed {self.run}: its network is too large for git; the record fits itself"
-        return f"verified      {self.run}: counts equal, {self.pictures_off} pictures answered differently"
+        dense = "dense networks included" if self.dense_verified else "dense networks not committed"
+        return f"verified      {self.run}: counts equal, {self.pictures_off} pictures answered differently, {dense}"
 
 
 class RecordedTests:
@@ -70,6 +75,7 @@ class RecordedTests:
 
     def __init__(self, root: Path) -> None:
         self._prepared = cache(lambda key: _prepare(root, Prepare.model_validate_json(key)))
+        self._accuracies: dict[Hashable, float] = {}
 
     def of(self, record: Record) -> PictureSet:
         """The record's test pictures.
@@ -90,6 +96,12 @@ class RecordedTests:
         """As `of`, whatever its digest."""
         return self._prepared(json.dumps(record.params["prepare"], sort_keys=True))
 
+    def remembered(self, key: Hashable, accuracy: Callable[[], float]) -> float:
+        """An accuracy on one of the test sets, found once: many records name the same dense networks."""
+        if key not in self._accuracies:
+            self._accuracies[key] = accuracy()
+        return self._accuracies[key]
+
 
 def _prepare(root: Path, block: Prepare) -> PictureSet:
     options = Options(block.folder, block.test, block.skip_broken, block.decoded)
@@ -99,43 +111,70 @@ def _prepare(root: Path, block: Prepare) -> PictureSet:
 
 
 def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
-    """Check the record's figures, load its sparse network, count its survivors, evaluate it on the test set.
+    """Check the record's figures, load its networks, count the survivors, evaluate each network on the test set.
 
-    A network that is too large to be committed is taken from where the run left it, if it still is there.
+    Networks that are too large to be committed are taken from where the run left them, if they still are there.
     """
     problems = [*_arithmetic_problems(record), *_chain_problems(record)]
-    file = network_file(root, record)
-    if file is None:
+    files = {stage: network_file(root, record, stage) for stage in EVALUATED}
+    if files["retrain"] is None:
         return Checked(record.run.name, tuple(problems), not_committed=True)
     try:
         test = pictures.of(record)
     except (DataError, ConfigError, ArtifactError) as error:
         return Checked(record.run.name, not_verified=str(error))
-    try:
-        state, about = load_sparse(file)
-        network = build(Model.model_validate(record.params["model"]), test.classes, record.run.seed, state)
-    except (ArtifactError, ConfigError) as error:
-        return Checked(record.run.name, (*problems, str(error)))
-    if about.get("run") != record.run.name:
-        problems.append(f"its network is that of {about.get('run')}")
     if record.metrics["evaluate"]["test_images"] != len(test):
         problems.append(f"the test set has {len(test)} pictures, not {record.metrics['evaluate']['test_images']}")
+    off = 0
+    for stage, file in files.items():
+        if file is None:
+            continue
+        try:
+            found = _answers(record, stage, file, test, pictures)
+        except (ArtifactError, ConfigError) as error:
+            problems.append(str(error))
+        else:
+            problems += found.problems
+            off = max(off, found.pictures_off)
+    return Checked(record.run.name, tuple(problems), pictures_off=off, dense_verified=None not in files.values())
+
+
+@dataclass(frozen=True)
+class _Answers:
+    problems: Sequence[str]
+    pictures_off: int
+
+
+def _answers(record: Record, stage: str, file: Path, test: PictureSet, pictures: RecordedTests) -> _Answers:
+    """Check one network of a record, that of retrain also for its survivors.
+
+    Raises:
+        ArtifactError, ConfigError: it cannot be read, or is no such network.
+    """
+    sparse = stage == "retrain"
+    owner, name = (record.run, "its network") if sparse else (record.run.dense, f"its dense network of {stage}")
+    state, about = load_sparse(file) if sparse else load_tensors(file)
+    network = build(Model.model_validate(record.params["model"]), test.classes, record.run.seed, state)
+    problems = [] if about.get("run") == owner.name else [f"{name} is that of {about.get('run')}"]
     crop = record.params["training"].get("crop")
-    problems += _count_problems(record, network, next(in_order(test, 1, crop))[0])
-    accuracy = evaluate(network, in_order(test, BATCH, crop))["accuracy"]
-    off = round(abs(accuracy - record.metrics["evaluate"]["pruned_accuracy"]) * len(test))
+    if sparse:
+        problems += _count_problems(record, network, next(in_order(test, 1, crop))[0])
+    key = (digest_of_file(file), test.digest, str(record.params["model"]), str(crop))
+    accuracy = pictures.remembered(key, lambda: evaluate(network, in_order(test, BATCH, crop))["accuracy"])
+    said = record.metrics["evaluate"][EVALUATED[stage]]
+    off = round(abs(accuracy - said) * len(test))
     if off * OF > PICTURES_OFF * len(test):
-        said = record.metrics["evaluate"]["pruned_accuracy"]
-        problems.append(f"its accuracy is {100 * accuracy:.2f} %, the record says {100 * said:.2f} %")
-    return Checked(record.run.name, tuple(problems), pictures_off=off)
+        problems.append(f"{name} has an accuracy of {100 * accuracy:.2f} %, the record says {100 * said:.2f} %")
+    return _Answers(problems, off)
 
 
-def network_file(root: Path, record: Record) -> Path | None:
-    """Where a record's network is: committed beside it, or where the run left it; None: neither."""
-    if record.sparse_network is not None:
-        return root / record.sparse_network["file"]
-    place = weights_file(record.run, "retrain")
-    made = record.provenance["retrain"]["outputs"].get(place.as_posix())
+def network_file(root: Path, record: Record, stage: str = "retrain") -> Path | None:
+    """Where a network of a record is: committed beside it, or where the run left it; None: neither."""
+    recorded = record.sparse_network if stage == "retrain" else record.dense_networks.get(stage)
+    if recorded is not None:
+        return root / recorded["file"]
+    place = weights_file(record.run if stage == "retrain" else record.run.dense, stage)
+    made = record.provenance[stage]["outputs"].get(place.as_posix())
     return root / place if (root / place).is_file() and digest_of_file(root / place) == made else None
 
 
@@ -151,6 +190,12 @@ def _chain_problems(record: Record) -> Iterator[str]:
     recorded = record.sparse_network["sha256"] if record.sparse_network else evaluated
     if not recorded == evaluated == made["retrain"]["outputs"].get(place):
         yield "its network is not the one that was retrained and evaluated"
+    for stage in DENSE_STAGES:
+        place = weights_file(run.dense, stage).as_posix()
+        evaluated = made["evaluate"]["inputs"].get(place)
+        recorded = record.dense_networks[stage]["sha256"] if stage in record.dense_networks else evaluated
+        if not recorded == evaluated == made[stage]["outputs"].get(place):
+            yield f"its dense network of {stage} is not the one that was trained and evaluated"
     if record.dataset["name"] != record.params["prepare"]["dataset"]:
         yield f"it was not evaluated on {record.params['prepare']['dataset']}, which its parameters name"
     if (record.converged is None) != (run.method in CUTS):

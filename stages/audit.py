@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> None:
         problems += [each.sentence for each in checked if each.failed]
         large = sum(each.not_committed for each in checked)
         note = f"; {large} more have networks too large to be committed" if large else ""
-        print(f"{sum(each.verified for each in checked)} of {len(checked)} records verified{note}")
+        dense = sum(each.verified and each.dense_verified for each in checked)
+        verified = sum(each.verified for each in checked)
+        print(f"{verified} of {len(checked)} records verified, {dense} with their dense networks{note}")
     for state, runs in by_state(audit["code_since"]).items():
         print(f"{METHOD_CODE} {CODE_STATES[state]} {len(runs)} records: {', '.join(runs)}")
     if problems:

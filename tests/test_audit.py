@@ -10,13 +10,15 @@ from pipeline.config import Config
 from pipeline.data.batches import in_order
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
+from pipeline.files import digest_of_file, json_bytes, sha256
 from pipeline.layout import PrunedRun, metrics_file, record_file, recorded_network_file, weights_file
 from pipeline.models import build
 from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.report import ledger
 from pipeline.report.deployment_tables import proof_table, read_proofs
 from pipeline.sparse import load_sparse, save_sparse
-from pipeline.verification import RecordedTests
+from pipeline.tensors import load_tensors, save_tensors
+from pipeline.verification import EVALUATED, RecordedTests
 from stages import audit as audit_stage
 from stages import prove as prove_stage
 from tests.fabricated import DENSE_STAGES, put, vouch
@@ -67,20 +69,25 @@ def measure(root) -> None:
     params = config.params_of(RUN, ledger.BLOCKS)
     found = ledger.Record(RUN, params, {"evaluate": {"dataset": "mnist-5k"}}, {}, None)
     test = RecordedTests(root).any_of(found)
-    network = build(config.experiment("quickstart").model, 10, 0)
-    weights = prunable_weights(network)
+    pruned = build(config.experiment("quickstart").model, 10, 0)
+    weights = prunable_weights(pruned)
     apply_(weights, largest(weights, 430_500 // 50))
-    accuracy = evaluate(network, in_order(test, 500))["accuracy"]
+    accuracy = evaluate(pruned, in_order(test, 500))["accuracy"]
     fabricate(root, RUN)
     path = root / weights_file(RUN, "retrain")
-    save_sparse(path, network.state_dict(), list(weights), {"run": RUN.name})
-    dense = {"dense_accuracy": 0.05, "reference_accuracy": 0.04, "dense_best_accuracy": 0.05}
+    save_sparse(path, pruned.state_dict(), list(weights), {"run": RUN.name})
+    dense = {}
+    for seed, stage in enumerate(DENSE_STAGES, start=1):
+        network = build(config.experiment("quickstart").model, 10, seed)
+        save_tensors(root / weights_file(RUN.dense, stage), network.state_dict(), {"run": RUN.dense.name})
+        dense[EVALUATED[stage]] = evaluate(network, in_order(test, 500))["accuracy"]
+    dense["dense_best_accuracy"] = max(dense.values())
     data = {"dataset": "mnist-5k", "dataset_digest": test.digest, "test_images": len(test)}
     change(root, "evaluate", **data, **dense, pruned_accuracy=accuracy)
     change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.01)
-    change(root, "benchmark", counts=counts(network, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
+    change(root, "benchmark", counts=counts(pruned, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
     for name in ledger.STAGES:
-        vouch(root, RUN, name, *([weights_file(RUN, "retrain")] if name == "evaluate" else []))
+        vouch(root, RUN, name)
     ledger.write_record(root, ledger.gather(root, config, RUN))
 
 
@@ -116,7 +123,7 @@ def rewrite_network(root, change_) -> None:
 def test_untouched_evidence_is_verified(project):
     before = (project / "results/audit.json").read_bytes()
     printed = audit(project).stdout
-    assert "1 of 1 records verified" in printed
+    assert "1 of 1 records verified, 1 with their dense networks" in printed
     assert (project / "results/audit.json").read_bytes() == before
     (claim,) = json.loads(before)["claims"]
     assert claim["verdict"] in ("reproduced", "not reproduced")
@@ -255,6 +262,69 @@ def test_a_record_under_another_name_is_caught_even_with_all_digests_made_right(
     assert f"its network is that of {RUN.name}" in found.stdout
 
 
+def rewrite_dense(root, stage, change_) -> None:
+    """Change a recorded dense network, and make its digest right everywhere in the record."""
+    place = weights_file(RUN.dense, stage).as_posix()
+
+    def point(content):
+        old = content["dense_networks"][stage]
+        file = root / old["file"]
+        state, about = load_tensors(file)
+        save_tensors(file, *change_(state, about))
+        digest = digest_of_file(file)
+        content["dense_networks"][stage] = {**old, "sha256": digest}
+        content["provenance"][stage]["outputs"][place] = content["provenance"]["evaluate"]["inputs"][place] = digest
+
+    rewrite(root, point)
+
+
+@pytest.mark.parametrize("stage", DENSE_STAGES)
+@pytest.mark.parametrize(
+    ("change_", "said"),
+    [
+        (lambda state, about: ({name: -tensor for name, tensor in state.items()}, about), "has an accuracy of"),
+        (lambda state, about: (state, {"run": "quickstart-dense-s1"}), "is that of quickstart-dense-s1"),
+        (lambda state, about: ({name: state[name] for name in list(state)[1:]}, about), "the file has none"),
+    ],
+)
+def test_another_dense_network_is_caught_even_with_all_digests_made_right(project, stage, change_, said):
+    rewrite_dense(project, stage, change_)
+    printed = audit(project).stdout
+    assert f"WRONG         {RUN.name}" in printed
+    assert said in printed, printed
+
+
+def test_a_weaker_opponent_is_caught_even_where_the_record_is_consistent(project):
+    """The figures of `evaluate` lowered, and every digest of them made right."""
+
+    def weaken(content):
+        easier_opponent(content)
+        file = metrics_file(RUN, "evaluate").as_posix()
+        made = content["provenance"]["evaluate"]["outputs"]
+        made[file] = sha256(json_bytes(content["metrics"]["evaluate"]))
+
+    rewrite(project, weaken)
+    assert "its dense network of pretrain has an accuracy of" in audit(project).stdout
+
+
+def test_a_dense_network_that_was_not_evaluated_is_caught(project):
+    def swap(content):
+        dense = content["dense_networks"]
+        dense["pretrain"], dense["reference"] = dense["reference"], dense["pretrain"]
+
+    rewrite(project, swap)
+    assert "its dense network of pretrain is not the one that was trained and evaluated" in audit(project).stdout
+
+
+def test_a_record_without_its_dense_networks_says_so(project):
+    rewrite(project, lambda content: content.pop("dense_networks"))
+    shutil.rmtree(project / "artifacts")
+    found = audit(project)
+    assert found.returncode == 0
+    assert "0 pictures answered differently, dense networks not committed" in found.stdout
+    assert "1 of 1 records verified, 0 with their dense networks" in found.stdout
+
+
 def test_a_changed_claim_is_caught(project):
     text = (project / "paper/claims.yaml").read_text()
     (project / "paper/claims.yaml").write_text(text.replace("claim: as good", "claim: nearly as good"))
@@ -277,7 +347,7 @@ def test_a_network_too_large_to_be_committed_is_taken_from_its_run_or_said_to_be
     (project / weights_file(RUN, "retrain")).unlink()
     found = audit(project)
     assert f"not committed {RUN.name}" in found.stdout
-    assert "0 of 1 records verified; 1 more have networks too large to be committed" in found.stdout
+    assert "0 of 1 records verified, 0 with their dense networks; 1 more have networks too large" in found.stdout
     assert found.returncode == 0
     rewrite(project, easier_opponent)
     assert "its figures of evaluate are not those" in audit(project).stdout

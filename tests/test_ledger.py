@@ -108,6 +108,7 @@ def test_provenance_of_another_result_is_refused(tmp_path, run, name):
     with pytest.raises(ArtifactError, match=rf"describes another result: {file} "):
         ledger.gather(tmp_path, StubConfig(), run)
     vouch(tmp_path, run, "retrain")
+    vouch(tmp_path, run, "evaluate")
     ledger.gather(tmp_path, StubConfig(), run)
 
 
@@ -120,7 +121,10 @@ def test_of_several_makings_the_one_that_fits_is_recorded(tmp_path, run):
     put(tmp_path / old.with_name("first.json"), {**json.loads((tmp_path / old).read_text()), "commit": "first"})
     for file, content in kept.items():
         (tmp_path / file).write_bytes(content + b" ")
+    evaluated = provenance_folder(run, "evaluate") / "vouched.json"
+    shutil.copy(tmp_path / evaluated, tmp_path / evaluated.with_name("first.json"))
     vouch(tmp_path, run, "retrain")
+    vouch(tmp_path, run, "evaluate")
     assert ledger.gather(tmp_path, StubConfig(), run).provenance["retrain"]["commit"] != "first"
     for file, content in kept.items():
         (tmp_path / file).write_bytes(content)
@@ -146,6 +150,46 @@ def test_a_large_network_stays_out_and_its_smaller_elder_goes(tmp_path, run):
     file = recorded(tmp_path, run)
     assert ledger.read_record(tmp_path, file).sparse_network is None
     assert not (tmp_path / recorded_network_file(run)).exists()
+
+
+def test_dense_networks_are_kept_once_for_all_runs_of_a_seed(tmp_path, run):
+    recorded(tmp_path, run)
+    other = make_run(ratio=20)
+    finish(tmp_path, other)
+    records = [ledger.read_record(tmp_path, file) for file in (record_file(run), recorded(tmp_path, other))]
+    assert records[0].dense_networks == records[1].dense_networks
+    described = records[0].dense_networks["reference"]
+    assert described["bytes"] == 900
+    assert (tmp_path / described["file"]).read_bytes() == b"r" * 900
+    assert len(list((tmp_path / "results/fabricated").glob("dense-s0-*"))) == 2
+
+
+def test_a_later_dense_training_replaces_no_network_that_a_record_names(tmp_path, run):
+    recorded(tmp_path, run)
+    other = make_run(ratio=20)
+    finish(tmp_path, other, dense_size=901)
+    recorded(tmp_path, other)
+    assert len(ledger.read_ledger(tmp_path)) == 2
+    assert len(list((tmp_path / "results/fabricated").glob("dense-s0-*"))) == 4
+    finish(tmp_path, run, dense_size=901)
+    recorded(tmp_path, run)
+    assert len(ledger.read_ledger(tmp_path)) == 2
+    assert len(list((tmp_path / "results/fabricated").glob("dense-s0-*"))) == 2
+
+
+def test_large_dense_networks_stay_out(tmp_path, run):
+    finish(tmp_path, run, dense_size=ledger.LARGEST_NETWORK_BYTES)
+    record = ledger.read_record(tmp_path, recorded(tmp_path, run))
+    assert record.dense_networks == {}
+    assert record.sparse_network["bytes"] == 500
+
+
+def test_a_changed_dense_network_is_noticed(tmp_path, run):
+    file = recorded(tmp_path, run)
+    described = ledger.read_record(tmp_path, file).dense_networks["pretrain"]
+    (tmp_path / described["file"]).write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="is not the network"):
+        ledger.read_record(tmp_path, file)
 
 
 def test_the_ledger_is_sorted_by_number_not_by_text(tmp_path):

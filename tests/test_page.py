@@ -121,6 +121,7 @@ def record(root: Path, run, monkeypatch, pruned: float, **more) -> None:
         finish(root, run, pruned=pruned)
     save_sparse(root / weights_file(run, "retrain"), sparse_lenet5(run.seed), list(SHAPES), {"run": run.name})
     vouch(root, run, "retrain")
+    vouch(root, run, "evaluate")
     for stage in ("pretrain", "reference", "prune", "retrain"):
         write_curves(root, run, stage)
     ledger.write_record(root, ledger.gather(root, StubConfig(), run))

@@ -1,9 +1,9 @@
-"""The ledger: one git-tracked record a finished run: what was measured, how, where, with which code."""
+"""The ledger: one git-tracked record a finished run: what was measured, how, where, with which code; its networks."""
 
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ from pipeline.config import Config
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_tree, read_json, sha256, write_bytes, write_json
 from pipeline.layout import (
+    DenseRun,
     PrunedRun,
     Run,
     metrics_file,
     provenance_folder,
     record_file,
+    recorded_dense_file,
     recorded_network_file,
     weights_file,
 )
 from pipeline.params import Experiment
 
 SCHEMA = 1
-LARGEST_NETWORK_BYTES = 1_000_000
+LARGEST_NETWORK_BYTES = 5_000_000  # that git has to keep
 DENSE_STAGES = ("pretrain", "reference")
 # The blocks that make a run; studies only tell how values were chosen.
 BLOCKS = tuple(name for name in Experiment.model_fields if name != "studies")
@@ -88,10 +90,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Record(Result):
-    """A result with the provenance of each stage, and where its sparse network is (None: not recorded)."""
+    """A result with the provenance of each stage, and where its networks are.
+
+    `sparse_network` is None, and `dense_networks` lacks a stage, where the network is not recorded.
+    """
 
     provenance: Mapping[str, Mapping[str, Any]]
     sparse_network: Mapping[str, Any] | None
+    dense_networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> list[Mapping[str, Any]]:
+        """File, digest and size of each network that is recorded."""
+        return [*filter(None, [self.sparse_network]), *self.dense_networks.values()]
 
     @property
     def training_seconds(self) -> float:
@@ -131,31 +142,62 @@ def gather(root: Path, config: Config, run: PrunedRun) -> Record:
     network = root / weights_file(run, "retrain")
     if not network.is_file():
         raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
-    described = None
-    if network.stat().st_size < LARGEST_NETWORK_BYTES:
-        content = network.read_bytes()
-        place = recorded_network_file(run).as_posix()
-        described = {"file": place, "sha256": sha256(content), "bytes": len(content)}
-    return Record(run, result.params, result.metrics, provenance, described)
+    sparse = _described(network, recorded_network_file(run))
+    return Record(run, result.params, result.metrics, provenance, sparse, _dense_networks(root, run, provenance))
+
+
+def _dense_networks(root: Path, run: PrunedRun, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The dense networks that the evaluation read, by the stage that left them."""
+    found = {}
+    for stage in DENSE_STAGES:
+        place = weights_file(run.dense, stage)
+        digest = provenance["evaluate"]["inputs"].get(place.as_posix())
+        if digest:
+            described = _described(root / place, recorded_dense_file(run.dense, stage, digest))
+            found |= {stage: described} if described else {}
+    return found
+
+
+def _described(network: Path, place: Path) -> dict[str, Any] | None:
+    """How a record names a network that goes into the ledger; None if it is too large for git."""
+    if network.stat().st_size >= LARGEST_NETWORK_BYTES:
+        return None
+    content = network.read_bytes()
+    return {"file": place.as_posix(), "sha256": sha256(content), "bytes": len(content)}
 
 
 def write_record(root: Path, record: Record) -> Path:
-    """Write a record, and copy its sparse network beside it; returns the record's file below `root`.
+    """Write a record, and copy its networks beside it; returns the record's file below `root`.
 
     Raises:
-        ArtifactError: the network changed since the record was made.
+        ArtifactError: a network changed since the record was made.
     """
-    place = root / recorded_network_file(record.run)
     if record.sparse_network is None:
-        place.unlink(missing_ok=True)
+        (root / recorded_network_file(record.run)).unlink(missing_ok=True)
     else:
-        content = (root / weights_file(record.run, "retrain")).read_bytes()
-        if sha256(content) != record.sparse_network["sha256"]:
-            raise ArtifactError(f"{record.run.name} changed while it was recorded; record it again")
-        write_bytes(place, content)
+        _copy_network(root, record.run, "retrain", record.sparse_network)
+    for stage, described in record.dense_networks.items():
+        _copy_network(root, record.run.dense, stage, described)
     content = _content(record)
     write_json(root / record_file(record.run), {**content, "digest": _digest(content)})
+    _drop_unnamed_networks(root, record.run.dense)
     return record_file(record.run)
+
+
+def _copy_network(root: Path, run: Run, stage: str, described: Mapping[str, Any]) -> None:
+    content = (root / weights_file(run, stage)).read_bytes()
+    if sha256(content) != described["sha256"]:
+        raise ArtifactError(f"{run.name} changed while it was recorded; record it again")
+    write_bytes(root / described["file"], content)
+
+
+def _drop_unnamed_networks(root: Path, run: DenseRun) -> None:
+    """Remove dense networks of former trainings that no record of the experiment names any more."""
+    records = (read_json(file) for file in root.glob(f"results/{run.experiment}/*.json"))
+    named = {one["file"] for record in records for one in record.get("dense_networks", {}).values()}
+    for file in root.glob(f"results/{run.folder}-*.safetensors"):
+        if file.relative_to(root).as_posix() not in named:
+            file.unlink()
 
 
 def read_record(root: Path, file: Path) -> Record:
@@ -176,9 +218,11 @@ def read_record(root: Path, file: Path) -> Record:
     run = PrunedRun(**content["run"])
     if file != record_file(run):
         raise ArtifactError(f"{file} is the record of {run.name}; move it back to {record_file(run)}")
-    _check_network(root, file, content["sparse_network"])
-    fields = ("params", "metrics", "provenance", "sparse_network")
-    return Record(run, **{field: content[field] for field in fields})
+    names = ("params", "metrics", "provenance", "sparse_network")
+    record = Record(run, **{name: content[name] for name in names}, dense_networks=content.get("dense_networks", {}))
+    for network in record.networks:
+        _check_network(root, file, network)
+    return record
 
 
 def read_ledger(root: Path) -> list[Record]:
@@ -266,9 +310,7 @@ def _checked_provenance(
     return provenance
 
 
-def _check_network(root: Path, record: Path, described: Mapping[str, Any] | None) -> None:
-    if described is None:
-        return
+def _check_network(root: Path, record: Path, described: Mapping[str, Any]) -> None:
     network = root / described["file"]
     if not network.is_file() or digest_of_tree(network) != described["sha256"]:
         raise ArtifactError(
@@ -287,6 +329,7 @@ def _content(record: Record) -> dict[str, Any]:
         "metrics": record.metrics,
         "provenance": record.provenance,
         "sparse_network": record.sparse_network,
+        **({"dense_networks": record.dense_networks} if record.dense_networks else {}),
     }
 
 
