@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import metrics_file, provenance_folder, record_file, recorded_network_file, weights_file
-from pipeline.report import ledger
+from pipeline.report import kept_networks, ledger
 from stages import record as stage
 from tests.fabricated import StubConfig, finish, make_run, put, vouch, write_project
 
@@ -146,7 +146,7 @@ def test_provenance_must_cover_the_metrics(tmp_path, run):
 
 def test_a_large_network_stays_out_and_its_smaller_elder_goes(tmp_path, run):
     recorded(tmp_path, run)
-    finish(tmp_path, run, size=ledger.LARGEST_NETWORK_BYTES)
+    finish(tmp_path, run, size=kept_networks.LARGEST_BYTES)
     file = recorded(tmp_path, run)
     assert ledger.read_record(tmp_path, file).sparse_network is None
     assert not (tmp_path / recorded_network_file(run)).exists()
@@ -178,7 +178,7 @@ def test_a_later_dense_training_replaces_no_network_that_a_record_names(tmp_path
 
 
 def test_large_dense_networks_stay_out(tmp_path, run):
-    finish(tmp_path, run, dense_size=ledger.LARGEST_NETWORK_BYTES)
+    finish(tmp_path, run, dense_size=kept_networks.LARGEST_BYTES)
     record = ledger.read_record(tmp_path, recorded(tmp_path, run))
     assert record.dense_networks == {}
     assert record.sparse_network["bytes"] == 500

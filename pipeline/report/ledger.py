@@ -10,9 +10,8 @@ from typing import Any
 from pipeline.benchmark.rows import flat
 from pipeline.config import Config
 from pipeline.errors import ArtifactError
-from pipeline.files import digest_of_tree, read_json, sha256, write_bytes, write_json
+from pipeline.files import digest_of_tree, read_json, sha256, write_json
 from pipeline.layout import (
-    DenseRun,
     PrunedRun,
     Run,
     metrics_file,
@@ -23,9 +22,9 @@ from pipeline.layout import (
     weights_file,
 )
 from pipeline.params import Experiment
+from pipeline.report import kept_networks
 
 SCHEMA = 1
-LARGEST_NETWORK_BYTES = 5_000_000  # that git has to keep
 DENSE_STAGES = ("pretrain", "reference")
 # The blocks that make a run; studies only tell how values were chosen.
 BLOCKS = tuple(name for name in Experiment.model_fields if name != "studies")
@@ -142,28 +141,16 @@ def gather(root: Path, config: Config, run: PrunedRun) -> Record:
     network = root / weights_file(run, "retrain")
     if not network.is_file():
         raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
-    sparse = _described(network, recorded_network_file(run))
-    return Record(run, result.params, result.metrics, provenance, sparse, _dense_networks(root, run, provenance))
+    sparse = kept_networks.described(network, recorded_network_file(run))
+    dense = {stage: kept for stage in DENSE_STAGES if (kept := _dense_network(root, run, stage, provenance))}
+    return Record(run, result.params, result.metrics, provenance, sparse, dense)
 
 
-def _dense_networks(root: Path, run: PrunedRun, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The dense networks that the evaluation read, by the stage that left them."""
-    found = {}
-    for stage in DENSE_STAGES:
-        place = weights_file(run.dense, stage)
-        digest = provenance["evaluate"]["inputs"].get(place.as_posix())
-        if digest:
-            described = _described(root / place, recorded_dense_file(run.dense, stage, digest))
-            found |= {stage: described} if described else {}
-    return found
-
-
-def _described(network: Path, place: Path) -> dict[str, Any] | None:
-    """How a record names a network that goes into the ledger; None if it is too large for git."""
-    if network.stat().st_size >= LARGEST_NETWORK_BYTES:
-        return None
-    content = network.read_bytes()
-    return {"file": place.as_posix(), "sha256": sha256(content), "bytes": len(content)}
+def _dense_network(root: Path, run: PrunedRun, stage: str, provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The dense network of a stage, if the evaluation read it and it is not too large."""
+    place = weights_file(run.dense, stage)
+    digest = provenance["evaluate"]["inputs"].get(place.as_posix())
+    return kept_networks.described(root / place, recorded_dense_file(run.dense, stage, digest)) if digest else None
 
 
 def write_record(root: Path, record: Record) -> Path:
@@ -175,29 +162,13 @@ def write_record(root: Path, record: Record) -> Path:
     if record.sparse_network is None:
         (root / recorded_network_file(record.run)).unlink(missing_ok=True)
     else:
-        _copy_network(root, record.run, "retrain", record.sparse_network)
+        kept_networks.keep(root, record.run, "retrain", record.sparse_network)
     for stage, described in record.dense_networks.items():
-        _copy_network(root, record.run.dense, stage, described)
+        kept_networks.keep(root, record.run.dense, stage, described)
     content = _content(record)
     write_json(root / record_file(record.run), {**content, "digest": _digest(content)})
-    _drop_unnamed_networks(root, record.run.dense)
+    kept_networks.drop_unnamed(root, record.run.dense)
     return record_file(record.run)
-
-
-def _copy_network(root: Path, run: Run, stage: str, described: Mapping[str, Any]) -> None:
-    content = (root / weights_file(run, stage)).read_bytes()
-    if sha256(content) != described["sha256"]:
-        raise ArtifactError(f"{run.name} changed while it was recorded; record it again")
-    write_bytes(root / described["file"], content)
-
-
-def _drop_unnamed_networks(root: Path, run: DenseRun) -> None:
-    """Remove dense networks of former trainings that no record of the experiment names any more."""
-    records = (read_json(file) for file in root.glob(f"results/{run.experiment}/*.json"))
-    named = {one["file"] for record in records for one in record.get("dense_networks", {}).values()}
-    for file in root.glob(f"results/{run.folder}-*.safetensors"):
-        if file.relative_to(root).as_posix() not in named:
-            file.unlink()
 
 
 def read_record(root: Path, file: Path) -> Record:
@@ -221,7 +192,7 @@ def read_record(root: Path, file: Path) -> Record:
     names = ("params", "metrics", "provenance", "sparse_network")
     record = Record(run, **{name: content[name] for name in names}, dense_networks=content.get("dense_networks", {}))
     for network in record.networks:
-        _check_network(root, file, network)
+        kept_networks.check(root, file, network)
     return record
 
 
@@ -308,15 +279,6 @@ def _checked_provenance(
                 f"{'wrote' if name in outputs else 'read'}; run the stage again"
             )
     return provenance
-
-
-def _check_network(root: Path, record: Path, described: Mapping[str, Any]) -> None:
-    network = root / described["file"]
-    if not network.is_file() or digest_of_tree(network) != described["sha256"]:
-        raise ArtifactError(
-            f"{described['file']} is not the network that {record} describes; "
-            "restore both with git or record the run again"
-        )
 
 
 def _content(record: Record) -> dict[str, Any]:
