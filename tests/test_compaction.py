@@ -20,7 +20,7 @@ from pipeline.params import Model
 from pipeline.sparse import load_sparse
 from tests.project import ROOT
 
-RECORDED = sorted((ROOT / "results").glob("*/*.safetensors"))
+RECORDED = sorted((ROOT / "results").glob("*/*x-s*.safetensors"))  # the pruned ones
 PICTURE = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
 
 

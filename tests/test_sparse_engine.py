@@ -55,7 +55,7 @@ def check(engine, network, pictures):
     assert np.abs(engine(pictures) - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("lenet5/*.safetensors"))[:3], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("lenet5/*x-s*.safetensors"))[:3], ids=lambda path: path.stem)
 def test_recorded_lenet5(path, tmp_path):
     network = LeNet5(relu=True).eval()
     network.load_state_dict(load_sparse(path)[0])
