@@ -1,5 +1,8 @@
 """Runtimes are timed only where they answer as PyTorch does, and what is not installed says so."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from pipeline.errors import ArtifactError
 from pipeline.models.lenet5 import LeNet5
 from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.sparse_engine.engine import SparseEngine
+from tests.project import ROOT
 
 PICTURE = torch.zeros(1, 1, 28, 28)
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -113,6 +117,27 @@ def test_without_a_compiler_onnx_runtime_is_left(tmp_path, monkeypatch, caplog):
 
 def uncompilable() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), torch.nn.Softplus()).eval()
+
+
+def test_openvino_leaves_signals_a_stack_to_be_handled_on(tmp_path):
+    """Several networks made and dropped in any order, and a child that ends; in a process that may die of it."""
+    program = """
+import signal, subprocess, sys
+from pathlib import Path
+from pipeline.benchmark.runtimes import OPENVINO, contenders
+from tests.test_runtimes import PICTURE, lenet5
+signal.signal(signal.SIGCHLD, lambda *_: None)
+kept = []
+for number in range(3):
+    everyone, _ = contenders({"dense": (lenet5(), lenet5())}, lenet5(), PICTURE, Path(sys.argv[1]), [OPENVINO])
+    kept.append([each.start(1) for each in everyone])
+while kept:
+    kept.pop(0)
+subprocess.run(["true"])
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["alive"], done.stderr
 
 
 def test_a_network_that_cannot_be_compiled_is_not_called_not_installed(tmp_path):

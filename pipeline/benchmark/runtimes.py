@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,21 @@ def openvino_installed() -> bool:
 
 def _openvino(path: Path) -> Callable[[int], Call]:
     def start(threads: int) -> Call:
-        import openvino
-
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        ready = openvino.Core().compile_model(str(path), "CPU", settings)
+        ready = _openvino_core().compile_model(str(path), "CPU", settings)
         return lambda pictures: ready(pictures)[0]
 
     return start
+
+
+@cache
+def _openvino_core() -> Any:
+    """One for the process. Each brings a stack for signals and puts the former back when it goes; of several, that may
+    be the freed one of another, and the next signal that Python handles ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _sparse(folder: Path) -> Callable[[int], Call]:
