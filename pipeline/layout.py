@@ -45,6 +45,12 @@ class PrunedRun:
 
 
 Run = DenseRun | PrunedRun
+DENSE_STAGES = ("pretrain", "reference")
+
+
+def owner(run: PrunedRun, stage: str) -> Run:
+    """The run under whose name a stage of a pruned run keeps its files."""
+    return run.dense if stage in DENSE_STAGES else run
 
 
 def data_file(experiment: str, split: str) -> Path:

@@ -17,18 +17,18 @@ from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
 from pipeline.files import digest_of_file, json_bytes, sha256
-from pipeline.layout import metrics_file, weights_file
+from pipeline.layout import DENSE_STAGES, metrics_file, owner, weights_file
 from pipeline.models import build
 from pipeline.params import Model, Prepare
 from pipeline.pruning.control import converged
 from pipeline.pruning.masks import prunable_weights, survivors_asked
-from pipeline.report.ledger import DENSE_STAGES, STAGES, Record
+from pipeline.report.ledger import STAGES, Record
 from pipeline.sparse import load_sparse
 from pipeline.tensors import load_tensors
 
 # Another processor may round another way: so many of 10,000 pictures may be answered differently.
 PICTURES_OFF, OF = 2, 10_000
-BATCH = 500
+BATCH = 100  # small enough for the processor's caches
 EVALUATED = {"retrain": "pruned_accuracy", "pretrain": "dense_accuracy", "reference": "reference_accuracy"}
 CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
 COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compression_ratio_all_parameters")
@@ -71,7 +71,7 @@ class Checked:
 
 
 class RecordedTests:
-    """The test sets of records, each prepared once from its source and named by its digest."""
+    """The test sets of records, each prepared once from its source, and what networks answered on them."""
 
     def __init__(self, root: Path) -> None:
         self._prepared = cache(lambda key: _prepare(root, Prepare.model_validate_json(key)))
@@ -130,32 +130,28 @@ def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
         if file is None:
             continue
         try:
-            found = _answers(record, stage, file, test, pictures)
+            wrong, pictures_off = _answers(record, stage, file, test, pictures)
         except (ArtifactError, ConfigError) as error:
             problems.append(str(error))
         else:
-            problems += found.problems
-            off = max(off, found.pictures_off)
+            problems += wrong
+            off = max(off, pictures_off)
     return Checked(record.run.name, tuple(problems), pictures_off=off, dense_verified=None not in files.values())
 
 
-@dataclass(frozen=True)
-class _Answers:
-    problems: Sequence[str]
-    pictures_off: int
-
-
-def _answers(record: Record, stage: str, file: Path, test: PictureSet, pictures: RecordedTests) -> _Answers:
-    """Check one network of a record, that of retrain also for its survivors.
+def _answers(
+    record: Record, stage: str, file: Path, test: PictureSet, pictures: RecordedTests
+) -> tuple[Sequence[str], int]:
+    """Check one network of a record, that of retrain also for its survivors: problems, and how many pictures are off.
 
     Raises:
         ArtifactError, ConfigError: it cannot be read, or is no such network.
     """
-    sparse = stage == "retrain"
-    owner, name = (record.run, "its network") if sparse else (record.run.dense, f"its dense network of {stage}")
+    sparse, whose = stage == "retrain", owner(record.run, stage).name
+    name = "its network" if sparse else f"its dense network of {stage}"
     state, about = load_sparse(file) if sparse else load_tensors(file)
     network = build(Model.model_validate(record.params["model"]), test.classes, record.run.seed, state)
-    problems = [] if about.get("run") == owner.name else [f"{name} is that of {about.get('run')}"]
+    problems = [] if about.get("run") == whose else [f"{name} is that of {about.get('run')}"]
     crop = record.params["training"].get("crop")
     if sparse:
         problems += _count_problems(record, network, next(in_order(test, 1, crop))[0])
@@ -165,7 +161,7 @@ def _answers(record: Record, stage: str, file: Path, test: PictureSet, pictures:
     off = round(abs(accuracy - said) * len(test))
     if off * OF > PICTURES_OFF * len(test):
         problems.append(f"{name} has an accuracy of {100 * accuracy:.2f} %, the record says {100 * said:.2f} %")
-    return _Answers(problems, off)
+    return problems, off
 
 
 def network_file(root: Path, record: Record, stage: str = "retrain") -> Path | None:
@@ -173,7 +169,7 @@ def network_file(root: Path, record: Record, stage: str = "retrain") -> Path | N
     recorded = record.sparse_network if stage == "retrain" else record.dense_networks.get(stage)
     if recorded is not None:
         return root / recorded["file"]
-    place = weights_file(record.run if stage == "retrain" else record.run.dense, stage)
+    place = weights_file(owner(record.run, stage), stage)
     made = record.provenance[stage]["outputs"].get(place.as_posix())
     return root / place if (root / place).is_file() and digest_of_file(root / place) == made else None
 
@@ -182,7 +178,7 @@ def _chain_problems(record: Record) -> Iterator[str]:
     """Where the record's parts do not belong together: each stage's metrics, the network, the data set."""
     run, made = record.run, record.provenance
     for stage in STAGES:
-        file = metrics_file(run.dense if stage in DENSE_STAGES else run, stage).as_posix()
+        file = metrics_file(owner(run, stage), stage).as_posix()
         if made[stage]["outputs"].get(file) != sha256(json_bytes(record.metrics[stage])):
             yield f"its figures of {stage} are not those that the stage wrote"
     place = weights_file(run, "retrain").as_posix()

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import digest_of_file, json_bytes
-from pipeline.layout import PrunedRun, metrics_file, provenance_folder, weights_file
-from pipeline.report.ledger import DENSE_STAGES, STAGES
+from pipeline.layout import PrunedRun, metrics_file, owner, provenance_folder, weights_file
+from pipeline.report.ledger import STAGES
 
 EXPERIMENT = "fabricated"
 SCHEDULE = {"learning_rate": 0.001, "warmup": 0.1, "final": 0.0}
@@ -130,10 +130,6 @@ def metrics_of(pruned: float, converged: bool) -> dict[str, dict[str, Any]]:
 
 def timing(median: float) -> dict[str, Any]:
     return {"bytes": None, "batch_1_threads_1": {"median_ms": median, "q1_ms": median - 0.1, "q3_ms": median + 0.1}}
-
-
-def owner(run: PrunedRun, stage: str) -> Any:
-    return run.dense if stage in DENSE_STAGES else run
 
 
 def put(file: Path, value: Any) -> None:

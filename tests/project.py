@@ -15,6 +15,13 @@ from pipeline.errors import PipelineError
 from pipeline.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
+
+
+def recorded_networks(experiment: str = "*") -> list[Path]:
+    """The sparse networks beside the ledger's records; dense ones stand there too."""
+    return sorted((ROOT / "results").glob(f"{experiment}/*x-s*.safetensors"))
+
+
 DENSE, RUN = "quickstart-dense-s0", "quickstart-reweighted-admm-50x-s0"
 SHORT = {
     "extra_epochs": 4,

@@ -11,7 +11,15 @@ from pipeline.data.batches import in_order
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
 from pipeline.files import digest_of_file, json_bytes, sha256
-from pipeline.layout import PrunedRun, metrics_file, record_file, recorded_network_file, weights_file
+from pipeline.layout import (
+    DENSE_STAGES,
+    PrunedRun,
+    metrics_file,
+    owner,
+    record_file,
+    recorded_network_file,
+    weights_file,
+)
 from pipeline.models import build
 from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.report import ledger
@@ -21,8 +29,8 @@ from pipeline.tensors import load_tensors, save_tensors
 from pipeline.verification import EVALUATED, RecordedTests
 from stages import audit as audit_stage
 from stages import prove as prove_stage
-from tests.fabricated import DENSE_STAGES, put, vouch
 from tests.fabricated import finish as fabricate
+from tests.fabricated import put, vouch
 from tests.project import ROOT, run, stage_here
 
 RUN = PrunedRun("quickstart", "reweighted-admm", 50, 0)
@@ -92,8 +100,7 @@ def measure(root) -> None:
 
 
 def change(root, stage_name, **values) -> None:
-    owner = RUN.dense if stage_name in DENSE_STAGES else RUN
-    file = root / metrics_file(owner, stage_name)
+    file = root / metrics_file(owner(RUN, stage_name), stage_name)
     put(file, {**json.loads(file.read_text()), **values})
 
 

@@ -18,9 +18,9 @@ from pipeline.models import build
 from pipeline.models.resnet_cifar import CifarResNet
 from pipeline.params import Model
 from pipeline.sparse import load_sparse
-from tests.project import ROOT
+from tests.project import ROOT, recorded_networks
 
-RECORDED = sorted((ROOT / "results").glob("*/*x-s*.safetensors"))  # the pruned ones
+RECORDED = recorded_networks()
 PICTURE = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.layout import metrics_file, provenance_folder, record_file, recorded_network_file, weights_file
+from pipeline.layout import metrics_file, owner, provenance_folder, record_file, recorded_network_file, weights_file
 from pipeline.report import kept_networks, ledger
 from stages import record as stage
 from tests.fabricated import StubConfig, finish, make_run, put, vouch, write_project
@@ -78,7 +78,7 @@ def test_a_record_under_another_runs_name_is_refused(tmp_path, run):
 
 @pytest.mark.parametrize("name", ledger.STAGES)
 def test_missing_metrics_of_any_stage_are_refused(tmp_path, run, name):
-    file = metrics_file(run.dense if name in ledger.DENSE_STAGES else run, name)
+    file = metrics_file(owner(run, name), name)
     (tmp_path / file).unlink()
     with pytest.raises(ArtifactError, match=rf"{run.name} is not finished.*\({file}\)"):
         ledger.gather(tmp_path, StubConfig(), run)

@@ -128,8 +128,8 @@ from pipeline.benchmark.runtimes import OPENVINO, contenders
 from tests.test_runtimes import PICTURE, lenet5
 signal.signal(signal.SIGCHLD, lambda *_: None)
 kept = []
-for number in range(3):
-    everyone, _ = contenders({"dense": (lenet5(), lenet5())}, lenet5(), PICTURE, Path(sys.argv[1]), [OPENVINO])
+for _ in range(3):
+    everyone, absent = contenders({"dense": (lenet5(), lenet5())}, lenet5(), PICTURE, Path(sys.argv[1]), [OPENVINO])
     kept.append([each.start(1) for each in everyone])
 while kept:
     kept.pop(0)

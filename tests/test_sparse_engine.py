@@ -20,9 +20,10 @@ from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.sparse import load_sparse
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine
+from tests.project import ROOT, recorded_networks
 from tests.random_networks import RandomNetwork
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = ROOT / "results"
 
 
 def pruned(network, density, seed=0):
@@ -55,7 +56,7 @@ def check(engine, network, pictures):
     assert np.abs(engine(pictures) - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("lenet5/*x-s*.safetensors"))[:3], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recorded_networks("lenet5")[:3], ids=lambda path: path.stem)
 def test_recorded_lenet5(path, tmp_path):
     network = LeNet5(relu=True).eval()
     network.load_state_dict(load_sparse(path)[0])

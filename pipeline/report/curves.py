@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_file
-from pipeline.layout import curve_file, iterations_file
-from pipeline.report.ledger import DENSE_STAGES, Record
+from pipeline.layout import curve_file, iterations_file, owner
+from pipeline.report.ledger import Record
 
 Columns = dict[str, list[float]]
 PHASES = ("pretrain", "reference", "prune", "retrain")
@@ -44,7 +44,7 @@ def read_curves(root: Path, records: Sequence[Record]) -> list[Curves]:
 
 def _of(root: Path, record: Record) -> Curves:
     run = record.run
-    files = {stage: (stage, curve_file(run.dense if stage in DENSE_STAGES else run, stage)) for stage in PHASES}
+    files = {stage: (stage, curve_file(owner(run, stage), stage)) for stage in PHASES}
     files["iterations"] = ("prune", iterations_file(run))
     found = {name: _recorded(root, record, stage, file) for name, (stage, file) in files.items()}
     left_out = tuple(

@@ -6,17 +6,28 @@ from typing import Any
 
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_tree, read_json, sha256, write_bytes
-from pipeline.layout import DenseRun, Run, weights_file
+from pipeline.layout import DENSE_STAGES, DenseRun, Run, recorded_dense_file, weights_file
 
 LARGEST_BYTES = 5_000_000
 
 
-def described(network: Path, place: Path) -> dict[str, Any] | None:
+def describe(network: Path, place: Path) -> dict[str, Any] | None:
     """How a record names a network that is to be kept at `place`; None: it is too large for git."""
     if network.stat().st_size >= LARGEST_BYTES:
         return None
     content = network.read_bytes()
     return {"file": place.as_posix(), "sha256": sha256(content), "bytes": len(content)}
+
+
+def describe_dense(root: Path, run: DenseRun, inputs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The same for the dense networks among what `evaluate` read (digests by file), by the stage that left them."""
+    found = {}
+    for stage in DENSE_STAGES:
+        place = weights_file(run, stage)
+        digest = inputs.get(place.as_posix())
+        if digest and (network := describe(root / place, recorded_dense_file(run, stage, digest))):
+            found[stage] = network
+    return found
 
 
 def keep(root: Path, run: Run, stage: str, described: Mapping[str, Any]) -> None:

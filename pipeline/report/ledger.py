@@ -12,12 +12,13 @@ from pipeline.config import Config
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_tree, read_json, sha256, write_json
 from pipeline.layout import (
+    DENSE_STAGES,
     PrunedRun,
     Run,
     metrics_file,
+    owner,
     provenance_folder,
     record_file,
-    recorded_dense_file,
     recorded_network_file,
     weights_file,
 )
@@ -25,7 +26,6 @@ from pipeline.params import Experiment
 from pipeline.report import kept_networks
 
 SCHEMA = 1
-DENSE_STAGES = ("pretrain", "reference")
 # The blocks that make a run; studies only tell how values were chosen.
 BLOCKS = tuple(name for name in Experiment.model_fields if name != "studies")
 STAGES = (*DENSE_STAGES, "prune", "retrain", "evaluate", "benchmark")
@@ -111,7 +111,7 @@ class Record(Result):
 
 def missing_metrics(root: Path, run: PrunedRun) -> list[Path]:
     """The metrics files that a run does not have yet, in the order of the stages."""
-    files = [metrics_file(_owner(run, stage), stage) for stage in STAGES]
+    files = [metrics_file(owner(run, stage), stage) for stage in STAGES]
     return [file for file in files if not (root / file).is_file()]
 
 
@@ -125,7 +125,7 @@ def read_result(root: Path, config: Config, run: PrunedRun) -> Result:
     if missing:
         names = ", ".join(str(file) for file in missing)
         raise ArtifactError(f"{run.name} is not finished, its metrics are missing ({names}); run its stages")
-    metrics = {stage: _checked_metrics(root, _owner(run, stage), stage) for stage in STAGES}
+    metrics = {stage: _checked_metrics(root, owner(run, stage), stage) for stage in STAGES}
     return Result(run, config.params_of(run, BLOCKS), metrics)
 
 
@@ -137,20 +137,13 @@ def gather(root: Path, config: Config, run: PrunedRun) -> Record:
     """
     result = read_result(root, config, run)
     recorded = _recorded_makings(root, run)
-    provenance = {stage: _provenance(root, _owner(run, stage), stage, result.params, recorded) for stage in STAGES}
+    provenance = {stage: _provenance(root, owner(run, stage), stage, result.params, recorded) for stage in STAGES}
     network = root / weights_file(run, "retrain")
     if not network.is_file():
         raise ArtifactError(f"{network} does not exist; run the stage retrain of {run.name}")
-    sparse = kept_networks.described(network, recorded_network_file(run))
-    dense = {stage: kept for stage in DENSE_STAGES if (kept := _dense_network(root, run, stage, provenance))}
+    sparse = kept_networks.describe(network, recorded_network_file(run))
+    dense = kept_networks.describe_dense(root, run.dense, provenance["evaluate"]["inputs"])
     return Record(run, result.params, result.metrics, provenance, sparse, dense)
-
-
-def _dense_network(root: Path, run: PrunedRun, stage: str, provenance: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The dense network of a stage, if the evaluation read it and it is not too large."""
-    place = weights_file(run.dense, stage)
-    digest = provenance["evaluate"]["inputs"].get(place.as_posix())
-    return kept_networks.described(root / place, recorded_dense_file(run.dense, stage, digest)) if digest else None
 
 
 def write_record(root: Path, record: Record) -> Path:
@@ -205,11 +198,6 @@ def read_ledger(root: Path) -> list[Record]:
     files = sorted(root.glob("results/*/*.json"))
     records = [read_record(root, file.relative_to(root)) for file in files]
     return sorted(records, key=lambda record: dataclasses.astuple(record.run))
-
-
-def _owner(run: PrunedRun, stage: str) -> Run:
-    """The run under whose name a stage keeps its files."""
-    return run.dense if stage in DENSE_STAGES else run
 
 
 def _checked_metrics(root: Path, run: Run, stage: str) -> dict[str, Any]:
