@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pipeline import entry, layout
 from pipeline.config import Config
 from pipeline.data.shapes import picture_shape
-from pipeline.deploy.compaction import Compacted, compact, difference
+from pipeline.deploy.answers import difference, noise_like
+from pipeline.deploy.compaction import Compacted, compact
 from pipeline.deploy.onnx_files import export
 from pipeline.errors import ArtifactError
 from pipeline.files import write_bytes, zstd_bytes
@@ -123,7 +124,7 @@ def onnx_row(path: Path, network: nn.Module, pruned: nn.Module | None, picture: 
     """Export and describe a network; `pruned` is the one that it stands for, where that is another."""
     check = f"ONNX Runtime within {export(path, network, picture, label):.0e}"
     if pruned is not None:
-        check += f", pruned network within {difference(pruned, network, pictures_like(picture)):.0e}"
+        check += f", pruned network within {apart(pruned, network, picture):.0e}"
     return row(path, check, ONNX_LINE)
 
 
@@ -137,12 +138,13 @@ def halved_row(path: Path, model: Model, network: nn.Module, picture: Tensor, ab
     """Write the weights rounded to fp16, and say what that does to the answers."""
     save_sparse(path, network.state_dict(), list(prunable_weights(network)), about, values="fp16")
     rounded = network_of(model, load_sparse(path)[0]).eval()
-    found = difference(network, rounded, pictures_like(picture))
-    return row(path, f"rounded, pruned network within {found:.0e}", SPARSE_LINE)
+    return row(path, f"rounded, pruned network within {apart(network, rounded, picture):.0e}", SPARSE_LINE)
 
 
-def pictures_like(picture: Tensor) -> Tensor:
-    return torch.randn(COMPARED_PICTURES, *picture.shape[1:], generator=torch.Generator().manual_seed(0))
+@torch.no_grad()
+def apart(network: nn.Module, other: nn.Module, picture: Tensor) -> float:
+    pictures = noise_like(picture, COMPARED_PICTURES)
+    return difference(network(pictures), other(pictures))
 
 
 def row(path: Path, check: str, line: str) -> list[str]:

@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from pipeline.data import sources
-from pipeline.deploy.compaction import compact, difference
+from pipeline.deploy.answers import difference
+from pipeline.deploy.compaction import compact
 from pipeline.errors import ArtifactError
 from pipeline.models import build
 from pipeline.models.resnet_cifar import CifarResNet
@@ -53,11 +54,16 @@ class Residual(nn.Module):
         return self.last(x + self.branch(x))
 
 
+@torch.no_grad()
+def apart(network: nn.Module, other: nn.Module, pictures: torch.Tensor) -> float:
+    return difference(network(pictures), other(pictures))
+
+
 def checked(network: nn.Module, picture=PICTURE):
     """The compacted network, after its answers were compared in fp64."""
     found = compact(network, picture)
     pictures = torch.randn(5, *picture.shape[1:], dtype=picture.dtype, generator=torch.Generator().manual_seed(1))
-    assert difference(network.eval(), found.network, pictures) <= 1e-12
+    assert apart(network.eval(), found.network, pictures) <= 1e-12
     return found
 
 
@@ -458,7 +464,7 @@ def test_no_answer_changes_and_only_constant_networks_are_refused(network, seed,
     assert found.flops_after <= found.flops_before
     for size in ((8, 8), (11, 9)):
         pictures = torch.randn(4, 2, *size, generator=generator, dtype=torch.float64)
-        assert difference(network, found.network, pictures) <= 1e-10
+        assert apart(network, found.network, pictures) <= 1e-10
 
 
 @pytest.mark.parametrize("make", [lambda: CifarResNet(1, 10), lambda: ResNet(Bottleneck, [1, 2, 1, 1], num_classes=5)])
@@ -499,7 +505,7 @@ def test_recorded_networks_lose_channels_and_no_answer(path):
     assert found.left_alone == ()
     pictures = torch.randn(8, *picture.shape[1:], dtype=torch.float64)
     exact = compact(copy.deepcopy(network).double(), picture.double()).network
-    assert difference(copy.deepcopy(network).double(), exact, pictures) <= 1e-5
+    assert apart(copy.deepcopy(network).double(), exact, pictures) <= 1e-5
 
 
 def test_predictions_of_real_digits_stay(tmp_path):

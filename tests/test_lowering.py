@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.models.lenet5 import LeNet5
 from pipeline.models.resnet_cifar import resnet32
 from pipeline.sparse_engine.folding import fold
@@ -142,12 +142,16 @@ def test_folding_and_trimming_change_no_answer_of_a_random_network(seed, height,
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "adaptive pooling"),
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), "max pooling"),
         (nn.Sequential(nn.Linear(4, 2)), "a linear layer on pixels"),
-        (nn.Sequential(nn.Conv2d(1, 1, 7)), "smaller than a kernel"),
     ],
 )
 def test_an_unknown_operation_is_refused_by_name(network, named):
     with pytest.raises(ConfigError, match=named):
         lower(network.eval(), (1, 4, 4))
+
+
+def test_pictures_that_do_not_fit_are_refused():
+    with pytest.raises(ArtifactError, match=r"a picture of shape \(1, 1, 4, 4\) .* does not fit the network"):
+        lower(nn.Sequential(nn.Conv2d(1, 1, 7)).eval(), (1, 4, 4))
 
 
 class Computed(nn.Module):
@@ -170,7 +174,7 @@ class Computed(nn.Module):
         (lambda pictures: pictures.flatten(2), "flatten"),
         (lambda pictures: torch.add(pictures, pictures, alpha=2), "add"),
         (lambda pictures: nn.functional.pad(pictures, (1, 1)), "padding other than zero channels"),
-        (lambda pictures: pictures if pictures.sum() > 0 else -pictures, "traceable"),
+        (lambda pictures: pictures if pictures.sum() > 0 else -pictures, "cannot be traced"),
         (lambda pictures: (pictures, pictures), "several outputs"),
     ],
 )

@@ -256,6 +256,61 @@ def test_a_damaged_description_is_an_error(folder, content):
         SparseEngine(folder)
 
 
+@pytest.mark.parametrize(("key", "value"), [("scratch_floats", 1), ("picture_shape", [1, 6, 5]), ("source", {})])
+def test_a_changed_description_is_an_error_before_memory_is_touched(folder, key, value):
+    about = json.loads((folder / "network.json").read_text())
+    (folder / "network.json").write_text(json.dumps({**about, key: value}))
+    with pytest.raises(ArtifactError, match="damaged"):
+        SparseEngine(folder)
+
+
+@pytest.mark.parametrize("made", ["x", {}, {"cpu": 1}, {"file": None}])
+def test_a_description_of_no_library_gets_one(small, folder, made):
+    about = json.loads((folder / "network.json").read_text())
+    entry = {**about["library"], **made} if isinstance(made, dict) and made else made
+    (folder / "network.json").write_text(json.dumps({**about, "library": entry}))
+    pictures = pictures_of((1, 6, 6))
+    assert np.array_equal(SparseEngine(folder)(pictures), SparseEngine(small[1])(pictures))
+
+
+class InPlace(nn.Module):
+    """An operation that changes what the shortcut reads."""
+
+    def __init__(self, operation):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.operation = nn.Conv2d(2, 2, 1), operation
+
+    def forward(self, pictures):
+        hidden = self.convolution(pictures)
+        return self.convolution(self.operation(hidden)) + hidden
+
+
+@pytest.mark.parametrize(
+    "operation", [nn.ReLU(inplace=True), lambda hidden: nn.functional.relu(hidden, inplace=True), torch.relu_]
+)
+def test_changes_in_place_are_seen_by_what_reads_the_tensor_later(tmp_path, operation):
+    network = InPlace(operation).eval()
+    check(build_engine(network, (2, 4, 4), tmp_path), network, pictures_of((2, 4, 4), 2))
+
+
+def test_a_network_in_training_mode_is_compiled_as_it_evaluates(tmp_path):
+    class Branching(nn.Sequential):
+        def forward(self, pictures):
+            return super().forward(pictures) + pictures if self.training else super().forward(pictures)
+
+    network = Branching(nn.Conv2d(2, 2, 1))
+    engine = build_engine(network.train(), (2, 4, 4), tmp_path)
+    check(engine, network.eval(), pictures_of((2, 4, 4)))
+
+
+def test_what_a_trace_does_not_show_is_refused(tmp_path):
+    network = nn.Sequential(nn.Conv2d(2, 2, 1)).eval()
+    network[0].register_forward_hook(lambda module, given, answer: 2 * answer)
+    with pytest.raises(ConfigError, match="a hook; run it in another runtime"):
+        build_engine(network, (2, 4, 4), tmp_path)
+
+
 def test_a_network_built_over_another_is_the_new_one(small, folder):
     network = nn.Sequential(nn.Conv2d(1, 1, 1))
     check(build_engine(network, (1, 6, 6), folder), network, pictures_of((1, 6, 6)))

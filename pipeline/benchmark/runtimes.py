@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED
 from pipeline.benchmark.timing import interleaved
+from pipeline.deploy.answers import difference
 from pipeline.deploy.onnx_files import INPUT, TOLERANCE, export, session
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.sparse_engine.compiling import NoCompiler
@@ -126,10 +127,10 @@ def _bound(call: Call, pictures: np.ndarray) -> Callable[[], np.ndarray]:
 
 def _check(each: Contender, call: Call, pictures: np.ndarray) -> None:
     expected = _pytorch(each.reference)(1)(pictures)
-    difference = float(np.abs(call(pictures) - expected).max() / max(np.abs(expected).max(), 1e-30))
-    if not difference <= TOLERANCE:
+    found = difference(torch.from_numpy(expected), torch.from_numpy(call(pictures)))
+    if not found <= TOLERANCE:
         raise ArtifactError(
-            f"{each.runtime} answers for the {each.network} network differ from PyTorch's by {difference:.1e} of the "
+            f"{each.runtime} answers for the {each.network} network differ from PyTorch's by {found:.1e} of the "
             f"largest, more than {TOLERANCE:.0e}; nothing is timed"
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from pipeline.deploy.answers import difference, noise_like
 from pipeline.deploy.constants import Channels, channels_of, foldable, taps, widths_of
 from pipeline.deploy.graph import Untraceable, module_of, note_shapes, shape_of, traced
 from pipeline.deploy.liveness import Cuts, kept_channels
@@ -14,7 +15,6 @@ from pipeline.deploy.operations import Kind, kinds_of
 from pipeline.errors import ArtifactError
 
 FLOPS_PER_MULTIPLY_ADD = 2
-CHECKED_PICTURES = 4
 # Largest difference of answers, as a part of the largest answer; in units of the rounding of the network's type.
 ROUNDINGS = 1000
 
@@ -71,13 +71,6 @@ def compact(network: nn.Module, picture: Tensor) -> Compacted:
         module, _outputs(old, module), _parameters(old), _parameters(module), _flops(old), _flops(module),
         left_alone, branches,
     )  # fmt: skip
-
-
-@torch.no_grad()
-def difference(network: nn.Module, other: nn.Module, pictures: Tensor) -> float:
-    """Largest difference of two networks' answers in eval mode, as a part of the largest answer of the first."""
-    expected, found = network(pictures), other(pictures)
-    return float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny))
 
 
 def _check_output(output: fx.Node, channels: Mapping[fx.Node, Channels]) -> None:
@@ -161,10 +154,11 @@ def _clean(module: fx.GraphModule, picture: Tensor) -> None:
     note_shapes(module, picture)
 
 
+@torch.no_grad()
 def _check_same(network: nn.Module, module: fx.GraphModule, picture: Tensor) -> None:
     """The last defence, should a forward pass do what its trace does not show."""
-    pictures = torch.randn(CHECKED_PICTURES, *picture.shape[1:], generator=torch.Generator().manual_seed(0))
-    found = difference(copy.deepcopy(network).eval(), module, pictures.to(picture.dtype))
+    pictures = noise_like(picture)
+    found = difference(copy.deepcopy(network).eval()(pictures), module(pictures))
     allowed = ROUNDINGS * torch.finfo(picture.dtype).eps
     if not found <= allowed:
         raise Untraceable(

@@ -10,6 +10,7 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from torch import Tensor, nn
 
+from pipeline.deploy.answers import difference
 from pipeline.errors import ArtifactError
 from pipeline.files import write_bytes
 
@@ -61,8 +62,8 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         raise ArtifactError(f"threads must be >= 1, got {threads}")
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist; export the run that it is of") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); export the run that it is of") from error
     return _session(path, content, threads)
 
 
@@ -122,5 +123,4 @@ def _difference(path: Path, content: bytes, network: nn.Module, picture: Tensor,
     pictures = torch.randn(size, *picture.shape[1:], generator=generator).to(picture.dtype)
     expected = network(pictures)
     answers: list[Any] = _session(path, content, 1).run(None, {INPUT: pictures.numpy()})
-    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    return float((expected - torch.from_numpy(answers[0])).abs().max() / largest)
+    return difference(expected, torch.from_numpy(answers[0]))

@@ -1,8 +1,8 @@
 """C compiled once for this machine's processor, and loaded only if it is what the description beside it names.
 
-A folder holds `network.c`, perhaps `network.bin` (its table), `network.json` (written last: digests of them and of the
-library, and with what it was compiled) and `network-<digest>.so`, named by content so that no process
-takes one library for another.
+A folder holds `network.c`, `network.bin` (its table), `network.json` (written last: their digests, a digest of itself,
+and of the library its digest and with what it was compiled) and `network-<digest>.so`, named by content so that no
+process takes one library for another.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtifactError, PipelineError
-from pipeline.files import read_json, sha256, write_bytes, write_json
+from pipeline.files import json_bytes, read_json, sha256, write_bytes, write_json
 
 FLAGS = ("-O3", "-march=native", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -37,7 +37,8 @@ def write_source(folder: Path, code: str, table: bytes, about: dict[str, Any]) -
     for name, content in contents.items():
         write_bytes(folder / name, content)
     digests = {name: sha256(content) for name, content in contents.items()}
-    write_json(folder / "network.json", {**about, "source": digests, "library": None})
+    described = {**about, "source": digests}
+    write_json(folder / "network.json", {**described, "digest": _digest(described), "library": None})
 
 
 def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
@@ -48,9 +49,9 @@ def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
         NoCompiler: it has to be compiled, and cannot be.
     """
     about = read_json(folder / "network.json")
-    if not isinstance(about, dict) or not {"source", "library"} <= set(about):
-        raise ArtifactError(f"{folder}/network.json does not describe a compiled network; build it again")
-    if not _is_usable(folder, about["library"]):
+    if not isinstance(about, dict) or about.get("digest") != _digest(about):
+        raise ArtifactError(f"{folder}/network.json is damaged, or describes no compiled network; build it again")
+    if not _is_usable(folder, about.get("library")):
         _check_source(folder, about["source"])
         about["library"] = _compile(folder)
         write_json(folder / "network.json", about)
@@ -61,12 +62,17 @@ def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
         raise ArtifactError(f"{path} cannot be loaded ({error}); build the engine again, in another folder") from error
 
 
-def _is_usable(folder: Path, library: dict[str, Any] | None) -> bool:
+def _digest(about: dict[str, Any]) -> str:
+    """Of all that does not change when the library is compiled again."""
+    return sha256(json_bytes({key: value for key, value in about.items() if key not in ("digest", "library")}))
+
+
+def _is_usable(folder: Path, library: Any) -> bool:
     """Whole, and for this processor."""
-    if not library or library.get("cpu") != _cpu():
+    if not isinstance(library, dict) or library.get("cpu") != _cpu():
         return False
-    path = folder / library["file"]
-    return path.is_file() and sha256(path.read_bytes()) == library["sha256"]
+    path = folder / str(library.get("file"))
+    return path.is_file() and sha256(path.read_bytes()) == library.get("sha256")
 
 
 def _check_source(folder: Path, digests: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """A network with fixed zeros as machine code: only the surviving weights are read and multiplied."""
 
+import copy
 import ctypes
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from pipeline.deploy.answers import difference, noise_like
 from pipeline.errors import ConfigError
 from pipeline.sparse_engine.compiling import load_library, write_source
 from pipeline.sparse_engine.folding import fold
@@ -19,6 +22,7 @@ from pipeline.sparse_engine.planning import plan
 from pipeline.sparse_engine.trimming import trim
 
 ALIGNMENT = 64  # bytes, of a vector
+TOLERANCE = 1e-4  # of answers, as a part of the largest one
 
 
 def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads: int = 1) -> "SparseEngine":
@@ -28,9 +32,12 @@ def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads
     `void network(const float *in, float *out)` takes one picture.
 
     Raises:
-        ConfigError: the network has an operation that cannot be compiled.
+        ConfigError: the network has an operation that cannot be compiled, or does what a trace does not show, so that
+            the engine would answer otherwise.
+        ArtifactError: its weights are not finite, or the pictures do not fit it.
         NoCompiler: there is no C compiler that works; use another runtime.
     """
+    folder = Path(folder)
     lowered = trim(fold(lower(network, picture_shape)))
     planned = plan(lowered)
     code, table = generate(planned)
@@ -41,7 +48,9 @@ def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads
         "nonzeros": planned.nonzeros,
     }
     write_source(folder, code, table, about)
-    return SparseEngine(folder, threads)
+    engine = SparseEngine(folder, threads)
+    _check_same(network, engine)
+    return engine
 
 
 class SparseEngine:
@@ -61,7 +70,7 @@ class SparseEngine:
         """
         if threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
-        library, about = load_library(folder)
+        library, about = load_library(Path(folder))
         self.picture_shape: tuple[int, ...] = tuple(about["picture_shape"])
         self.output_shape: tuple[int, ...] = tuple(about["output_shape"])
         self.about: dict[str, Any] = about
@@ -108,6 +117,19 @@ class SparseEngine:
     def _new_scratch(self) -> tuple[np.ndarray, int]:
         memory = np.zeros(self.about["scratch_floats"] + ALIGNMENT // 4, np.float32)
         return memory, math.ceil(_address(memory) / ALIGNMENT) * ALIGNMENT
+
+
+@torch.no_grad()
+def _check_same(network: nn.Module, engine: SparseEngine) -> None:
+    pictures = noise_like(torch.empty(1, *engine.picture_shape))
+    like = next(network.parameters(), pictures)
+    expected = copy.deepcopy(network).eval()(pictures.to(like)).float()
+    found = difference(expected, torch.from_numpy(engine(pictures)))
+    if not found <= TOLERANCE:
+        raise ConfigError(
+            f"the compiled network's answers differ from the network's by {found:.1e} of the largest, more than "
+            f"{TOLERANCE:.0e}: it does what a trace does not show, such as a hook; run it in another runtime"
+        )
 
 
 def _address(array: np.ndarray) -> int:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from pipeline.deploy.graph import Untraceable, traced
 from pipeline.errors import ConfigError
 from pipeline.sparse_engine.operations import Convolution, Lowered, MaxPool, Nonzeros, Operation, Pair, Shape, diagonal
 
@@ -26,14 +27,16 @@ def lower(network: nn.Module, picture_shape: Shape) -> Lowered:
 
     Raises:
         ConfigError: the network cannot be traced, or has an operation that is not known here; it is named.
+        ArtifactError: its weights are not finite, or the pictures do not fit it.
     """
+    like = next((value for value in network.parameters()), torch.zeros(()))
     try:
-        graph = fx.Tracer().trace(network)
-    except Exception as error:  # the code of a user's network may raise any
-        raise ConfigError(f"the network must be traceable by torch.fx, got {' '.join(str(error).split())}") from error
-    lowering = _Lowering(dict(network.named_modules()), picture_shape)
+        module = traced(network, torch.zeros(1, *picture_shape, dtype=like.dtype))
+    except Untraceable as error:
+        raise ConfigError(f"{error}; run this network in another runtime") from error
+    lowering = _Lowering(dict(module.named_modules()), picture_shape)
     with torch.no_grad():
-        for node in graph.nodes:
+        for node in module.graph.nodes:
             lowering.add(node)
     return lowering.result()
 
@@ -131,7 +134,6 @@ class _Lowering:
     def _append(self, made: Operation, channels: int, flat: bool) -> _Value:
         sizes = zip(self.shapes[made.source][1:], made.kernel, made.stride, made.padding, strict=True)
         height, width = ((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in sizes)
-        known(height > 0 and width > 0, "a picture smaller than a kernel", self.shapes[made.source])
         self.operations.append(made)
         self.shapes.append((channels, height, width))
         return _Value(made.target, flat)
