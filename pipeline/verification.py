@@ -1,6 +1,8 @@
 """A record checked against itself: its sparse network is counted, and all its networks are evaluated again."""
 
+import csv
 import json
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,17 +19,19 @@ from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
 from pipeline.files import digest_of_file, json_bytes, sha256
-from pipeline.layout import DENSE_STAGES, metrics_file, owner, weights_file
+from pipeline.layout import DENSE_STAGES, iterations_file, metrics_file, owner, weights_file
 from pipeline.models import build
 from pipeline.params import Model, Prepare
 from pipeline.pruning.control import converged
 from pipeline.pruning.masks import prunable_weights, survivors_asked
+from pipeline.report.kept_networks import LARGEST_BYTES
 from pipeline.report.ledger import STAGES, Record
 from pipeline.sparse import load_sparse
 from pipeline.tensors import load_tensors
 
 # Another processor may round another way: so many of 10,000 pictures may be answered differently.
 PICTURES_OFF, OF = 2, 10_000
+AFTER_LAST_UPDATE = 0.1  # the residual moves so much at most, in parts of it, in the steps after the last update
 BATCH = 100  # small enough for the processor's caches
 EVALUATED = {"retrain": "pruned_accuracy", "pretrain": "dense_accuracy", "reference": "reference_accuracy"}
 CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
@@ -115,7 +119,7 @@ def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
 
     Networks that are too large to be committed are taken from where the run left them, if they still are there.
     """
-    problems = [*_arithmetic_problems(record), *_chain_problems(record)]
+    problems = [*_arithmetic_problems(record), *_chain_problems(record), *_curve_problems(root, record)]
     files = {stage: network_file(root, record, stage) for stage in EVALUATED}
     if files["retrain"] is None:
         return Checked(record.run.name, tuple(problems), not_committed=True)
@@ -181,6 +185,14 @@ def _chain_problems(record: Record) -> Iterator[str]:
         file = metrics_file(owner(run, stage), stage).as_posix()
         if made[stage]["outputs"].get(file) != sha256(json_bytes(record.metrics[stage])):
             yield f"its figures of {stage} are not those that the stage wrote"
+        for block, value in made[stage]["params"].items():
+            if record.params.get(block) != value:
+                yield f"its parameters {block} are not those that the stage {stage} ran with"
+    place = weights_file(run, "prune").as_posix()
+    if made["retrain"]["inputs"].get(place, "none") != made["prune"]["outputs"].get(place):
+        yield "the network that was retrained is not the one that was pruned"
+    if record.sparse_network is None and record.metrics["benchmark"]["bytes"]["sparse"] < LARGEST_BYTES:
+        yield "its network is small enough for git, and is not recorded"
     place = weights_file(run, "retrain").as_posix()
     evaluated = made["evaluate"]["inputs"].get(place)
     recorded = record.sparse_network["sha256"] if record.sparse_network else evaluated
@@ -192,10 +204,28 @@ def _chain_problems(record: Record) -> Iterator[str]:
         recorded = record.dense_networks[stage]["sha256"] if stage in record.dense_networks else evaluated
         if not recorded == evaluated == made[stage]["outputs"].get(place):
             yield f"its dense network of {stage} is not the one that was trained and evaluated"
+    place = weights_file(run.dense, "pretrain").as_posix()
+    for stage in ("reference", "prune"):
+        if made[stage]["inputs"].get(place) != made["pretrain"]["outputs"].get(place):
+            yield f"its stage {stage} did not start from the dense network"
     if record.dataset["name"] != record.params["prepare"]["dataset"]:
         yield f"it was not evaluated on {record.params['prepare']['dataset']}, which its parameters name"
     if (record.converged is None) != (run.method in CUTS):
         yield f"converged is {record.converged}, which {run.method} cannot be"
+
+
+def _curve_problems(root: Path, record: Record) -> Iterator[str]:
+    """Where the committed iterations are not the pruning's, or end elsewhere than the record says."""
+    place = iterations_file(record.run)
+    if not (root / place).is_file() or digest_of_file(root / place) != record.provenance["prune"]["outputs"].get(
+        place.as_posix()
+    ):
+        yield f"{place} is missing, or not what the stage prune wrote"
+        return
+    *_, last = csv.DictReader((root / place).read_text().splitlines())
+    said = record.metrics["prune"].get("primal_residual")
+    if said is not None and not math.isclose(said, float(last["primal_residual"]), rel_tol=AFTER_LAST_UPDATE):
+        yield f"its primal residual is {said:.3f}, {place} ends at {float(last['primal_residual']):.3f}"
 
 
 def _count_problems(record: Record, network: nn.Module, picture: Tensor) -> Sequence[str]:

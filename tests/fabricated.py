@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import digest_of_file, json_bytes
-from pipeline.layout import PrunedRun, metrics_file, owner, provenance_folder, weights_file
+from pipeline.layout import PrunedRun, iterations_file, metrics_file, owner, provenance_folder, weights_file
 from pipeline.report.ledger import STAGES
 
 EXPERIMENT = "fabricated"
@@ -77,15 +77,21 @@ def finish(
         network = root / weights_file(owner(run, stage), stage)
         network.parent.mkdir(parents=True, exist_ok=True)
         network.write_bytes(content)
+    put(root / weights_file(run, "prune"), "w")
+    iterations = root / iterations_file(run)
+    iterations.parent.mkdir(parents=True, exist_ok=True)
+    iterations.write_text("iteration,nonzeros,primal_residual\n1,500,0.2\n2,104,0.0124\n")
     for stage in STAGES:
         vouch(root, run, stage)
 
 
 def vouch(root: Path, run: PrunedRun, stage: str) -> None:
     """Write provenance that describes the stage's files as they are, and the networks that `evaluate` read."""
-    networks = {each: weights_file(owner(run, each), each) for each in ("pretrain", "reference", "retrain")}
+    networks = {each: weights_file(owner(run, each), each) for each in ("pretrain", "reference", "prune", "retrain")}
     outputs = [metrics_file(owner(run, stage), stage), *([networks[stage]] if stage in networks else [])]
-    reads = networks.values() if stage == "evaluate" else ()
+    outputs += [iterations_file(run)] if stage == "prune" else []
+    dense, pruned = networks["pretrain"], networks["prune"]
+    reads = {"reference": [dense], "prune": [dense], "retrain": [pruned], "evaluate": networks.values()}.get(stage, ())
     put(root / provenance_folder(owner(run, stage), stage) / "vouched.json", {
         "stage": stage, "seconds": 1.5, "commit": "0123456789abcdef", "dirty": False, "machine": MACHINE,
         "params": {}, "versions": {"python": "3.11", "torch": "2.0"}, "threads": 1,

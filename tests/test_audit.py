@@ -92,7 +92,7 @@ def measure(root) -> None:
     dense["dense_best_accuracy"] = max(dense.values())
     data = {"dataset": "mnist-5k", "dataset_digest": test.digest, "test_images": len(test)}
     change(root, "evaluate", **data, **dense, pruned_accuracy=accuracy)
-    change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.01)
+    change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.0123)
     change(root, "benchmark", counts=counts(pruned, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
     for name in ledger.STAGES:
         vouch(root, RUN, name)
@@ -177,6 +177,29 @@ def smaller_test(content):
     content["dataset"]["test_images"] = content["metrics"]["evaluate"]["test_images"] = 999
 
 
+def longer_training(content):
+    content["provenance"]["retrain"]["params"] = {"extra_epochs": content["params"]["extra_epochs"]}
+    content["params"]["extra_epochs"] += 1
+
+
+def another_pruning(content):
+    content["provenance"]["prune"]["outputs"][weights_file(RUN, "prune").as_posix()] = "0" * 64
+
+
+def another_start(content):
+    content["provenance"]["prune"]["inputs"][weights_file(RUN.dense, "pretrain").as_posix()] = "0" * 64
+
+
+def nearer_than_its_curve(content):
+    content["metrics"]["prune"]["primal_residual"] = 0.005
+    digest = sha256(json_bytes(content["metrics"]["prune"]))
+    content["provenance"]["prune"]["outputs"][metrics_file(RUN, "prune").as_posix()] = digest
+
+
+def hidden_network(content):
+    content["sparse_network"] = None
+
+
 def another_data_set(content):
     content["dataset"]["digest"] = content["metrics"]["evaluate"]["dataset_digest"] = "0" * 64
 
@@ -195,6 +218,11 @@ def another_data_set(content):
         (easier_opponent, "its figures of evaluate are not those that the stage wrote"),
         (harder_data, "it was not evaluated on mnist-5k"),
         (smaller_test, "pictures, not 999"),
+        (longer_training, "its parameters extra_epochs are not those that the stage retrain ran with"),
+        (another_pruning, "the network that was retrained is not the one that was pruned"),
+        (another_start, "its stage prune did not start from the dense network"),
+        (nearer_than_its_curve, "its primal residual is 0.005"),
+        (hidden_network, "is small enough for git, and is not recorded"),
     ],
 )
 def test_a_changed_record_is_caught_even_with_its_digest_made_right(project, tamper, said):
@@ -346,8 +374,15 @@ def test_a_claim_made_easier_is_refused_whatever_the_digests(project):
     assert "the rule kept needs target.difference >= 0, got -1.0" in audit(project, "--no-data").stderr
 
 
+def too_large(content):
+    content["sparse_network"] = None
+    content["metrics"]["benchmark"]["bytes"]["sparse"] = 5_000_000
+    digest = sha256(json_bytes(content["metrics"]["benchmark"]))
+    content["provenance"]["benchmark"]["outputs"][metrics_file(RUN, "benchmark").as_posix()] = digest
+
+
 def test_a_network_too_large_to_be_committed_is_taken_from_its_run_or_said_to_be_absent(project):
-    rewrite(project, lambda content: content.update(sparse_network=None))
+    rewrite(project, too_large)
     (project / NETWORK).unlink()
     found = audit(project)
     assert "1 of 1 records verified" in found.stdout

@@ -7,7 +7,7 @@ from pipeline.config import Config
 from pipeline.data.sources import SOURCES
 from pipeline.errors import ConfigError
 from pipeline.files import read_json
-from pipeline.layout import PrunedRun
+from pipeline.layout import PrunedRun, weights_file
 from pipeline.method_params import chosen_values
 from pipeline.report.claims import Claim, read_claims
 from pipeline.report.economy import economy
@@ -32,12 +32,15 @@ ECONOMICAL = {
 }
 
 
-def record(seed=0, pruned=0.97, method="reweighted-admm", converged=True, ratio=10) -> Record:
-    """Dense best is 0.98."""
+def record(
+    seed=0, pruned=0.97, method="reweighted-admm", converged=True, ratio=10, experiment="fabricated", start="", **params
+) -> Record:
+    """Dense best is 0.98; `start`: the digest of the dense network."""
     metrics = metrics_of(pruned, converged)
-    run = PrunedRun("fabricated", method, ratio, seed)
-    params = {**PARAMS, "prune": {}}
-    provenance = {"prune": {"commit": "0" * 40, "machine": MACHINE}}
+    run = PrunedRun(experiment, method, ratio, seed)
+    params = {**PARAMS, "prune": {}, **params}
+    dense = {weights_file(run.dense, "pretrain").as_posix(): start}
+    provenance = {"prune": {"commit": "0" * 40, "machine": MACHINE, "inputs": dense}}
     return Record(run, params, metrics, provenance, None)
 
 
@@ -145,6 +148,48 @@ def test_a_claim_that_names_several_networks_needs_a_decision_for_each():
     assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided for elsewhere")
 
 
+def test_each_network_that_a_claim_names_needs_each_comparison():
+    claim = {**SUPERIOR, "every": True, "against": [["gmp"], ["magnitude"]]}
+    claim["answers"] = [ANSWER, {**ANSWER, "experiment": "elsewhere"}]
+    better, worse = (0.98, 0.97, 0.99), (0.97, 0.959, 0.981)
+    records = seeds(*better) + seeds(*worse, method="magnitude", converged=None)
+    records += seeds(*better, experiment="elsewhere")
+    records += seeds(*worse, experiment="elsewhere", method="gmp", converged=None)
+    found = verdict(claim, records)
+    gaps = "nothing decided for fabricated against gmp; nothing decided for elsewhere against magnitude"
+    assert (found["verdict"], found["why"]) == ("inconclusive", gaps)
+    records += seeds(*worse, method="gmp", converged=None)
+    records += seeds(*worse, experiment="elsewhere", method="magnitude", converged=None)
+    assert verdict(claim, records)["verdict"] == "reproduced"
+
+
+def test_a_comparison_of_one_seed_is_shown_with_its_figure():
+    records = [record(0, 0.98), record(0, 0.97, "magnitude", None)]
+    found = verdict(SUPERIOR, records)
+    assert found["verdict"] == "inconclusive"
+    assert "fabricated at 10x, reweighted-admm - magnitude: 1 of 3 seeds, mean +1.000 pp" in found["why"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"extra_epochs": 40}, {"training": {"batch_size": 1, "precision": "bf16"}}, {"start": "another"}, {"prune": {"rho": 1}}]
+)
+def test_runs_of_different_settings_are_not_compared(changed):
+    theirs = seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
+    assert verdict(SUPERIOR, seeds(0.98, 0.97, 0.99) + theirs)["verdict"] == "reproduced"
+    ours = [*seeds(0.98, 0.97), record(2, 0.99, **changed)]
+    found = verdict(SUPERIOR, ours + theirs)
+    assert (found["verdict"], "differ in more than method and seed" in found["why"]) == ("inconclusive", True)
+
+
+def test_seeds_of_different_settings_are_not_averaged():
+    found = verdict(KEPT, [*seeds(0.99, 0.99), record(2, 0.99, extra_epochs=40)])
+    assert (found["verdict"], "differ in more than method and seed" in found["why"]) == ("inconclusive", True)
+
+
+def test_without_a_common_seed_nothing_is_compared():
+    assert verdict(SUPERIOR, [record(0, 0.98), record(1, 0.97, "magnitude", None)])["verdict"] == "not run"
+
+
 def test_what_did_not_converge_is_no_evidence():
     records = seeds(0.98, 0.97) + [record(2, 0.99, converged=False)]
     records += seeds(0.5, 0.5, 0.5, method="magnitude", converged=None)
@@ -176,7 +221,8 @@ def test_a_method_that_nothing_was_decided_against_leaves_the_claim_open():
     cut = seeds(0.5, 0.5, 0.5, method="admm-l1", converged=False)
     for records in (ours + worse, ours + worse + cut):
         found = verdict(claim, records)
-        assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided against admm-l1")
+        assert found["verdict"] == "inconclusive"
+        assert found["why"].split(";")[0] == "nothing decided against admm-l1"
 
 
 def trial(method, seconds, accuracy, converged=True, **values):

@@ -1,10 +1,11 @@
 """Verdicts: each claim's rule applied to the records that may answer it. Nothing here is typed by hand."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.layout import record_file
+from pipeline.layout import record_file, weights_file
 from pipeline.report.claims import Answer, Claim
 from pipeline.report.economy import economy
 from pipeline.report.ledger import Record
@@ -13,6 +14,9 @@ from pipeline.report.statistics import Spread, spread
 
 EXACT = 1e-9  # a tie of whole pictures, after floating point
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
+# What two runs share that are compared; their seeds share the method's own parameters too.
+SHARED = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "retrain")
+MIXED = "its runs differ in more than method and seed"
 Studies = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -80,28 +84,36 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons; those of too few seeds do not count where others do, and are named.
+    """One verdict of several comparisons; those of too few seeds decide nothing, and are named.
 
-    A claim against several methods is reproduced only if something was decided against each of them, and one that
-    names several networks only if something was decided for each (`every`).
+    A claim against several methods is reproduced only if something was decided against each of them; one that
+    names several networks (`every`) only if that is so for each network.
     """
     if not findings:
         return NOT_RUN, "no record answers it"
     decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
-    if not decided:
-        return INCONCLUSIVE, findings[0].why
-    against = [found for found in decided if found.verdict == NOT_REPRODUCED]
+    undecided = [f"undecided: {_place(found)}" for found in findings if found not in decided]
+    against = [_place(found) for found in decided if found.verdict == NOT_REPRODUCED]
     if against:
-        return NOT_REPRODUCED, "; ".join(_place(found) for found in against)
+        return NOT_REPRODUCED, "; ".join(against + undecided)
     open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
-    rivals = {" or ".join(names) for names in claim.against if claim.rule == "superior"}
-    open_ += [f"nothing decided against {name}" for name in sorted(rivals - {found.rival for found in decided})]
-    networks = {answer.experiment for answer in claim.answers if claim.every}
-    open_ += [f"nothing decided for {name}" for name in sorted(networks - {one.answer.experiment for one in decided})]
-    if open_:
-        return INCONCLUSIVE, "; ".join(open_)
-    few = [_place(found) for found in findings if found not in decided]
-    return REPRODUCED, "; ".join([_place(found) for found in decided] + [f"undecided: {one}" for one in few])
+    open_ += _gaps(decided, claim)
+    if open_ or not decided:
+        return INCONCLUSIVE, "; ".join(open_ + undecided)
+    return REPRODUCED, "; ".join([_place(found) for found in decided] + undecided)
+
+
+def _gaps(decided: Sequence[Finding], claim: Claim) -> list[str]:
+    """Against what a claim of superiority has nothing decided: a method, or one of them on one of the networks."""
+    rivals = [" or ".join(names) for names in claim.against if claim.rule == "superior"]
+    if not claim.every:
+        return [f"nothing decided against {rival}" for rival in rivals if rival not in {one.rival for one in decided}]
+    found, gaps = {(one.answer.experiment, one.rival) for one in decided}, []
+    for network in dict.fromkeys(answer.experiment for answer in claim.answers):
+        missing = [rival for rival in rivals if (network, rival) not in found]
+        whom = "" if missing == rivals else f" against {', '.join(missing)}"
+        gaps += [f"nothing decided for {network}{whom}"] if missing else []
+    return gaps
 
 
 def _place(found: Finding) -> str:
@@ -117,6 +129,8 @@ def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studi
     usable = [record for record in all_seeds if record.supports_claims]
     if not usable:
         return [Finding(answer, text, INCONCLUSIVE, "no seed converged", {"n_seeds": 0}, tuple(all_seeds))]
+    if not _one_setting(usable):
+        return [Finding(answer, text, INCONCLUSIVE, MIXED, {"n_seeds": 0}, tuple(usable))]
     found = spread([record.difference for record in usable])
     least = min(record.metrics["benchmark"]["counts"]["compression_ratio"] for record in usable)
     figures = {**_figures(found), "compression_ratio": least, "seeds": [record.run.seed for record in usable]}
@@ -146,9 +160,13 @@ def _against(
     if not theirs or not ours:
         return Finding(answer, text, NOT_RUN, "no record")
     pairs = [(our, other) for our in ours for other in theirs if our.run.seed == other.run.seed]
+    if not pairs:
+        return Finding(answer, text, NOT_RUN, "no seed in common", rival=rival)
     usable = [pair for pair in pairs if all(record.supports_claims for record in pair)]
     shown = usable or pairs
     used = tuple(record for pair in shown for record in pair)
+    if not _one_setting(used) or any(_start(our) != _start(other) for our, other in shown):
+        return Finding(answer, text, INCONCLUSIVE, MIXED, {"n_seeds": 0}, used, rival)
     found = spread([_accuracy(our) - _accuracy(other) for our, other in shown])
     figures = {**_figures(found), "seeds": [our.run.seed for our, _ in shown], "n_seeds": len(usable)}
     if not usable:
@@ -209,7 +227,7 @@ def protocol(record: Record) -> str:
         f"{record.run.experiment}: {data['name']} (digest {data['digest'][:12]}), "
         f"{params['prepare']['validation']:,} pictures for validation, "
         f"{params['pretrain']['epochs']} epochs of pretraining, {params['extra_epochs']} more for pruning and "
-        f"retraining and for the dense reference, {params['training']['precision']}; last epoch, test set read once"
+        f"retraining and for the dense reference, {params['training']['precision']}; last epoch"
     )
 
 
@@ -221,6 +239,19 @@ def _matching(answer: Answer, method: str, records: Sequence[Record]) -> list[Re
         and record.run.ratio == answer.ratio
         and record.dataset["name"] == answer.dataset
     ]
+
+
+def _one_setting(records: Sequence[Record]) -> bool:
+    """Whether records differ in method, seed and the methods' own parameters alone."""
+    shared = {json.dumps({key: record.params[key] for key in SHARED}, sort_keys=True) for record in records}
+    own = {(record.run.method, json.dumps(record.params["prune"], sort_keys=True)) for record in records}
+    digests = {record.dataset["digest"] for record in records}
+    return len(shared) == len(digests) == 1 and len(own) == len({method for method, _ in own})
+
+
+def _start(record: Record) -> str:
+    """The digest of the dense network that pruning started from."""
+    return record.provenance["prune"]["inputs"][weights_file(record.run.dense, "pretrain").as_posix()]
 
 
 def _accuracy(record: Record) -> float:
