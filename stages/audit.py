@@ -33,8 +33,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     root = entry.root()
     claims, records = read_claims(root, read_published(root)), read_ledger(root)
-    audit = audit_of(root, claims, records)
-    problems = differences(root / AUDIT_FILE, audit)
+    before = read_json(root / AUDIT_FILE) if (root / AUDIT_FILE).is_file() else {}
+    audit = audit_of(root, claims, records, before.get("code_since"))
+    problems = differences(before, audit) if before else []
     write_json(root / AUDIT_FILE, audit)
     for entry_ in audit["claims"]:
         scale = f" ({entry_['scale']} scale)" if entry_["scale"] else ""
@@ -53,8 +54,8 @@ def main(arguments: list[str]) -> None:
         raise ArtifactError("\n  ".join(["the audit found:", *problems]))
 
 
-def audit_of(root: Path, claims: Claims, records: list[Record]) -> dict[str, Any]:
-    """Everything that the verdicts rest on, by digest, and the verdicts."""
+def audit_of(root: Path, claims: Claims, records: list[Record], known: dict[str, str] | None) -> dict[str, Any]:
+    """Everything that the verdicts rest on, by digest, and the verdicts; `known`: as for `code_since`."""
     places = sorted(file.relative_to(root) for file in root.glob("results/*-*.json"))
     studies = {place.stem: read_json(root / place)["trials"] for place in places}
     files = [CLAIMS_FILE, PUBLISHED_FILE, *places]
@@ -62,15 +63,12 @@ def audit_of(root: Path, claims: Claims, records: list[Record]) -> dict[str, Any
         "claims": [judge(claim, records, studies) for claim in claims.claims],
         "choices": claims.choices,
         "rests_on": {file.as_posix(): digest_of_file(root / file) for file in files},
-        "code_since": code_since(root, records),
+        "code_since": code_since(root, records, known),
     }
 
 
-def differences(file: Path, audit: dict[str, Any]) -> list[str]:
+def differences(before: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     """What the committed audit says otherwise."""
-    if not file.is_file():
-        return []
-    before = read_json(file)
     old = {each["id"]: each for each in before.get("claims", [])}
     changed = [each["id"] for each in audit["claims"] if old.get(each["id"]) != each]
     changed += [name for name, digest in audit["rests_on"].items() if before.get("rests_on", {}).get(name) != digest]
@@ -89,11 +87,16 @@ def verify(root: Path, records: list[Record]) -> list[Checked]:
     return found
 
 
-def code_since(root: Path, records: list[Record]) -> dict[str, str]:
-    """What became of the method's code since each record was pruned, of those where it is not the same."""
+def code_since(root: Path, records: list[Record], known: dict[str, str] | None) -> dict[str, str]:
+    """What became of the method's code since each record was pruned, of those where it is not the same.
+
+    Where the commit is not in this clone, perhaps a copy without git, what the audit before said (`known`) stays.
+    """
     made = {record_file(record.run).as_posix(): record.provenance["prune"] for record in records}
     states = {commit: changed_since(root, commit, METHOD_CODE) for commit in {one["commit"] for one in made.values()}}
     found = {file: "uncommitted" if one["dirty"] else states[one["commit"]] for file, one in made.items()}
+    if known is not None:
+        found |= {file: known.get(file, "unchanged") for file, state in found.items() if state == "unknown"}
     return {file: state for file, state in found.items() if state != "unchanged"}
 
 

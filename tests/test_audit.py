@@ -454,3 +454,10 @@ def test_records_of_changed_method_code_are_marked(project):
     assert json.loads((project / "results/audit.json").read_text())["code_since"] == {RECORD.as_posix(): "changed"}
     rewrite(project, lambda content: content["provenance"]["prune"].update(dirty=True))
     assert f"was not all committed when it made 1 records: {RECORD}" in audit(project, "--no-data").stdout
+    rewrite(project, lambda content: content["provenance"]["prune"].update(dirty=False))
+    audit(project, "--no-data")
+    before = (project / "results/audit.json").read_bytes()
+    assert b'"changed"' in before
+    shutil.rmtree(project / ".git")  # as in a downloaded archive
+    audit(project, "--no-data")
+    assert (project / "results/audit.json").read_bytes() == before
