@@ -17,6 +17,7 @@ from pipeline.layout import Run, provenance_folder
 
 SOURCES = ("pipeline", "stages", "params.yaml", "dvc.yaml", "runs.yaml", "paper/dvc.yaml", "paper/runs.yaml")
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow", "onnx", "onnxruntime", "openvino")
+NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True)
@@ -106,5 +107,5 @@ def versions() -> dict[str, str]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = NOT_INSTALLED
     return found

@@ -22,7 +22,7 @@ from pipeline.files import read_json, write_json
 from pipeline.journal import Event, Identity, Journal, find_root, flatten, locked, now_ms, read_events
 from pipeline.tracking_store import Place, Store, without_credentials
 
-__all__ = ["Identity", "Tracker", "copy_to_parent", "find_root", "register", "sync"]
+__all__ = ["Identity", "Tracker", "copy_to_parent", "find_root", "register", "sync", "without_credentials"]
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ python -m stages.report EXPERIMENT [--show]
 """
 
 import os
-import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.report.ledger import Result, read_result
 from pipeline.report.render import terminal
 from pipeline.report.tables import result_table
 from pipeline.session import identity_of
-from pipeline.tracking import copy_to_parent, find_root
+from pipeline.tracking import copy_to_parent, find_root, without_credentials
 
 
 def main(arguments: list[str]) -> None:
@@ -55,7 +54,7 @@ def track(results: Sequence[Result], report: Path) -> None:
 
 def shown(experiment: str, results: Sequence[Result]) -> str:
     """The results, and where to find more."""
-    tracking = re.sub(r"//[^/@]*@", "//", os.environ.get("MLFLOW_TRACKING_URI", "mlflow.db"))
+    tracking = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", "mlflow.db"))
     return (
         f"{terminal(result_table(results))}\n\n"
         f"report:    {report_file(experiment)}\n"

@@ -5,7 +5,7 @@ import sys
 
 from pipeline import entry
 from pipeline.errors import ConfigError
-from pipeline.tracking import find_root
+from pipeline.tracking import find_root, without_credentials
 
 # Without these the server starts eight workers and a job runner, for which one user has no need.
 FRUGAL = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -16,7 +16,9 @@ def main(arguments: list[str]) -> None:
     if not port.isdecimal() or not 1024 <= int(port) <= 65535:
         raise ConfigError(f"PORT must be a number from 1024 to 65535, got {port}")
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        raise ConfigError(f"MLFLOW_TRACKING_URI is set, so the runs are on that server: open {uri} in a browser")
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI is set, so the runs are on that server: open {without_credentials(uri)} in a browser"
+        )
     root = find_root()
     print(f"MLflow UI on http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     server = ["-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", port]

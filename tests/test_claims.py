@@ -171,7 +171,13 @@ def test_a_comparison_of_one_seed_is_shown_with_its_figure():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"extra_epochs": 40}, {"training": {"batch_size": 1, "precision": "bf16"}}, {"start": "another"}, {"prune": {"rho": 1}}]
+    "changed",
+    [
+        {"extra_epochs": 40},
+        {"training": {"batch_size": 1, "precision": "bf16"}},
+        {"start": "another"},
+        {"prune": {"rho": 1}},
+    ],
 )
 def test_runs_of_different_settings_are_not_compared(changed):
     theirs = seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)

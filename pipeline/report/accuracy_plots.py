@@ -25,15 +25,16 @@ def accuracy_plot(groups: Sequence[Group]) -> Plot:
     for item in groups:
         networks.setdefault((item.first.params["model"]["name"], item.first.dataset["name"]), []).append(item)
     panels = tuple(one for name, members in sorted(networks.items()) for one in _network(*name, members))
-    sound = [item for item in groups if item.converged == len(item.results)]
+    sound = [item for item in groups if item.supports_claims]
     level = sum(item.difference.mean >= 0 for item in sound)
     single = sum(len(item.results) == 1 for item in groups)
     caption = (
         "Accuracy on the test set against compression of the prunable weights. Filled points are means over seeds "
         "with bars from the lowest to the highest seed, joined by a band where neighbours have several; hollow "
         "points are single seeds, crosses did not converge. Dashed: the better of the dense network and the one "
-        "trained on for the same extra epochs; right panels subtract it seed by seed. "
-        f"{level} of {len(sound)} converged settings reach it in the mean; {single} of {len(groups)} rest on one seed."
+        "trained on for the same extra epochs, marked as its experiment is; right panels subtract it seed by seed. "
+        f"{level} of the {len(sound)} settings without a cross reach it in the mean; {single} of {len(groups)} rest on "
+        "one seed."
     )
     return Plot("accuracy", caption, panels, pairs=True)
 
@@ -67,7 +68,8 @@ def _draw(figure: Figure, groups: Sequence[Group], paired: bool) -> None:
     for (experiment, _), members in series.items():
         _line(axes, members, paired, markers[experiment])
     for experiment in () if paired else markers:
-        _dense(axes, [item for item in groups if item.first.run.experiment == experiment])
+        marker = markers[experiment] if len(markers) > 1 else ""
+        _dense(axes, [item for item in groups if item.first.run.experiment == experiment], marker)
     if paired:
         axes.axhline(0, **DENSE)
     axes.set_ylabel("pruned − dense best (pp)" if paired else "test accuracy (%)")
@@ -104,17 +106,17 @@ def _line(axes: Axes, members: Sequence[Group], paired: bool, marker: str) -> No
             axes.plot([ratio, ratio], [min(seeds), max(seeds)], color=colour, linewidth=2.2, alpha=0.5, zorder=2)
         axes.plot(
             [ratio], [fmean(seeds)], color=colour, linestyle="none", zorder=3, markersize=4.5,
-            marker=marker if item.converged == len(item.results) else "x",
+            marker=marker if item.supports_claims else "x",
             markerfacecolor=colour if several else COLOUR["paper"],
         )  # fmt: skip
 
 
-def _dense(axes: Axes, groups: Sequence[Group]) -> None:
+def _dense(axes: Axes, groups: Sequence[Group], marker: str) -> None:
     """The dense best of an experiment over the ratios it was pruned to."""
     best = 100 * fmean(item.dense_best.mean for item in groups)
     ratios = [_ratio(item) for item in groups]
     ends = [min(ratios) / 1.15, max(ratios) * 1.15]
-    axes.plot(ends, [best, best], **DENSE)
+    axes.plot(ends, [best, best], **DENSE, marker=marker, markersize=4, markerfacecolor=COLOUR["paper"])
 
 
 def _values(item: Group, paired: bool) -> list[float]:

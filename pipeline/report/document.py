@@ -46,8 +46,8 @@ HOW_TO_READ = (
     "fewer weights do not by themselves make a network faster. At the *hand-over* the sparse copy Z "
     "becomes the network: when the nonzeros of Z are near the k asked for and the residual ||W - Z|| / "
     "||W|| is small, the method itself found the sparse network; otherwise it was cut, the run says *not "
-    "converged*, and it supports no claim. Accuracies in the first tables are of the test set, which is "
-    "read only once, by the stage evaluate."
+    "converged*, and it supports no claim. Accuracies in the first tables are of the test set, which no stage "
+    "but evaluate reads, after the last epoch."
 )
 
 

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from pipeline.benchmark.rows import not_installed
 from pipeline.errors import ArtifactError
 from pipeline.files import read_json
+from pipeline.provenance import NOT_INSTALLED
 from pipeline.pruning.control import LARGEST_PRIMAL_RESIDUAL
 from pipeline.report.canvas import COLOUR, Panel, Plot, legend_above, log_axis, panel
 from pipeline.report.ledger import Record
@@ -20,6 +21,7 @@ from pipeline.report.published import OUR_METHOD
 from pipeline.report.render import NOTHING, Table, percent, times, whole
 
 SENSITIVITY_FILES = "results/*-sensitivity.json"
+NOT_RECORDED = "a version that some trials did not record"
 NETWORKS = {"dense": COLOUR["soft"], "pruned": COLOUR["s1"], "compacted": COLOUR["s2"]}
 MARKERS = "osD^vP*X"
 Rows = Sequence[Mapping[str, Any]]
@@ -49,6 +51,7 @@ def _making(file: Path, trials: Rows) -> str:
     """Where the trials come from, in a sentence."""
     processors = sorted({trial["machine"]["processor"] for trial in trials})
     torch, commits = {trial["versions"]["torch"] for trial in trials}, {trial["commit"][:12] for trial in trials}
+    torch = {NOT_RECORDED if version == NOT_INSTALLED else version for version in torch}
     seeds = {trial["trial"]["seed"] for trial in trials}
     return (
         f"From `{file}`: {len(trials)} trials, seed {', '.join(map(str, sorted(seeds)))}, accuracy on the validation "
@@ -86,8 +89,8 @@ def sensitivity_plot(experiment: str, rows: Rows) -> Plot:
     missed = sum(row.get("converged") is False for row in rows)
     caption = (
         f"{experiment}: lambda held, one parameter changed at a time, all others as in params.yaml. Above the "
-        f"compression that results, below the accuracy on the validation split. Crosses ({missed} of {len(rows)}): "
-        f"primal residual not below {LARGEST_PRIMAL_RESIDUAL}."
+        f"compression that results, below the accuracy on the validation split. Crosses ({missed} of {len(rows)} "
+        f"points): primal residual not below {LARGEST_PRIMAL_RESIDUAL}."
     )
     return Plot("sensitivity", caption, panels)
 

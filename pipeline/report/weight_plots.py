@@ -8,13 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.errors import ArtifactError
+from pipeline.evaluation.counts import EDGES
 from pipeline.report.canvas import COLOUR, Panel, Plot, legend_above, log_axis, ordered_colours, panel
 from pipeline.report.ledger import Record
 from pipeline.report.render import Table, percent, whole
 from pipeline.report.statistics import Group
 from pipeline.sparse import load_sparse
-
-EDGES = 10.0 ** (np.arange(-40, 11) / 10)  # of |W|: ten bins a decade
 
 
 def settings(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
@@ -103,9 +102,8 @@ def histogram_plot(root: Path, groups: Sequence[Group]) -> Plot:
         if before
         else ("The records hold no sizes from before pruning.")
     )
-    caption = (
-        f"Sizes |W| of the weights that survived, ten bins a decade, both axes logarithmic; a line a run. {shape}{half}"
-    )
+    bins = "four bins a decade, both axes logarithmic; a line a run"
+    caption = f"Sizes |W| of the weights that survived, {bins}. {shape}{half}"
     return Plot("histograms", caption, panels)
 
 
