@@ -45,15 +45,15 @@ class Job:
         """The experiment's network on the engine's device: fresh from the seed, or with the weights given.
 
         Raises:
-            ConfigError: it has nothing to prune, or does not answer as a classifier of these pictures.
+            ConfigError: it has nothing to prune, weights that cannot be, or does not answer as a classifier of these
+                pictures.
         """
         model, classes = self.experiment.model, self.train.classes
         dtype = torch.float64 if self.experiment.training.precision == "fp64" else torch.float32
         if state is not None and dtype == torch.float64:  # between two stages weights are in fp32, as in their files
             state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         network = build(model, classes, self.seed, state).to(self.engine.device, dtype)
-        if not prunable_weights(network):
-            raise ConfigError(f"{model.name} has nothing to prune: give it a convolution or a linear layer")
+        check_prunable(network, model.name)
         check_answers(network, model.name, served_shape(self.train, self.augmentation.crop), classes)
         return network
 
@@ -159,8 +159,16 @@ def prune(
     """
     block, network = job.experiment.prune.method(method), job.network(dense)
     weights = prunable_weights(network)
-    k = survivors_asked(sum(weight.numel() for weight in weights.values()), ratio)
-    phase = METHODS[method](weights, k, block.epochs * len(job.batches), block, layers)
+    total, steps = sum(weight.numel() for weight in weights.values()), block.epochs * len(job.batches)
+    k = survivors_asked(total, ratio)
+    if k < 1:
+        raise ConfigError(f"a ratio of {ratio:g} leaves none of {total:,} weights; ask for at most {total:,}")
+    if block.epochs and block.update_every > steps:
+        raise ConfigError(
+            f"prune.{method}.update_every must be at most {steps}, the steps of {block.epochs} epochs, "
+            f"got {block.update_every}"
+        )
+    phase = METHODS[method](weights, k, steps, block, layers)
     rows = pruning_epochs(job, network, block, phase, dense) if block.epochs else []
     accuracy_w = job.validation_figures(network)["validation_accuracy"]
     handover = phase.hand_over()
@@ -185,6 +193,24 @@ def pruning_epochs(
     schedule = Schedule(block.learning_rate, warmup=0, hold=block.ramp, final=block.final)
     objective = job.objective(block.distillation, job.network(dense))
     return job.phase(network, block, schedule, block.epochs, objective, [phase])
+
+
+def check_prunable(network: nn.Module, name: str) -> None:
+    """See that each weight which is to be pruned is one of the network's own, and is trained.
+
+    Raises:
+        ConfigError: there is none, one has two names, or one is frozen.
+    """
+    weights, seen = prunable_weights(network), {}
+    if not weights:
+        raise ConfigError(f"{name} has nothing to prune: give it a convolution or a linear layer")
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        other = seen.setdefault(id(tensor), key)
+        if other != key:
+            raise ConfigError(f"{name} has {other} and {key}, which are one tensor; give it one name, or copy it")
+    frozen = [key for key, weight in weights.items() if not weight.requires_grad]
+    if frozen:
+        raise ConfigError(f"{name} does not train {', '.join(frozen)} (requires_grad is off), which are to be pruned")
 
 
 def survivors(weights: Mapping[str, Tensor]) -> dict[str, float]:

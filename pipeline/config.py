@@ -1,20 +1,56 @@
 """The configuration: the parameters and the run lists, read and checked as a whole."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.layout import DenseRun, PrunedRun, metrics_file
-from pipeline.method_params import COPY_LAYERS
+from pipeline.method_params import COPIED_METHOD, COPY_LAYERS, Block
 from pipeline.params import Experiment, Params
 from pipeline.yaml_files import read_yaml
 
 PARAMS_FILE = "params.yaml"
 RUN_LISTS = ("runs.yaml", "paper/runs.yaml")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class DenseEntry(Block):
+    """A listed dense network; `network`: its source file or folder, on which DVC makes its stages depend."""
+
+    experiment: str
+    network: str
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def run(self) -> DenseRun:
+        return DenseRun(self.experiment, self.seed)
+
+
+class PrunedEntry(DenseEntry):
+    """A listed pruned network; `code`: its method's module; `after`: the metrics file that its pruning waits for."""
+
+    method: str
+    code: str
+    ratio: Annotated[float | int, Field(gt=1, allow_inf_nan=False)]
+    after: str
+
+    @property
+    def run(self) -> PrunedRun:
+        return PrunedRun(self.experiment, self.method, self.ratio, self.seed)
+
+
+class Listing(Block):
+    """A run list: the experiments whose data is prepared, and every dense and pruned network by its name."""
+
+    top: str
+    prepared: list[str]
+    dense: dict[str, DenseEntry]
+    runs: dict[str, PrunedEntry]
 
 
 class Config:
@@ -27,81 +63,61 @@ class Config:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._raw = read_yaml(root / PARAMS_FILE)
-        problems: list[str] = []
-        try:
-            self.experiments = Params.model_validate(self._raw).experiments
-        except ValidationError as error:
-            problems = [_sentence(item) for item in error.errors()]
-        if problems:
-            raise ConfigError(_joined(PARAMS_FILE, problems))
-        problems = list(self._list_problems())
-        if problems:
+        self.experiments = _valid(Params, self._raw, PARAMS_FILE).experiments
+        found = [name for name in RUN_LISTS if (root / name).is_file()]
+        self._lists = {name: _valid(Listing, read_yaml(root / name), name) for name in found}
+        if problems := list(self._list_problems()):
             raise ConfigError(_joined("the run lists", problems))
 
     @cached_property
     def dense_runs(self) -> dict[str, DenseRun]:
         """Every listed dense network by its name."""
-        return {
-            name: DenseRun(**_identity(fields))
-            for listing in self._lists.values()
-            for name, fields in listing["dense"].items()
-        }
+        return {name: listed.run for listing in self._lists.values() for name, listed in listing.dense.items()}
 
     @cached_property
     def pruned_runs(self) -> dict[str, PrunedRun]:
         """Every listed pruned network by its name."""
-        return {
-            name: PrunedRun(**_identity(fields))
-            for listing in self._lists.values()
-            for name, fields in listing["runs"].items()
-        }
+        return {name: listed.run for listing in self._lists.values() for name, listed in listing.runs.items()}
 
     def network_path(self, run: DenseRun | PrunedRun) -> str:
         """The source file or folder of a run's network, as listed for DVC."""
-        return self._listed(run)["network"]
+        return self._listed(run).network
 
     def after(self, run: PrunedRun) -> Path:
         """The metrics file of the run that a run's pruning waits for: its dense network, or a run it copies."""
-        return Path(self._listed(run)["after"])
+        return Path(self._listed(run).after)
 
-    def _listed(self, run: DenseRun | PrunedRun) -> dict[str, Any]:
+    def _listed(self, run: DenseRun | PrunedRun) -> Any:
         kind = "runs" if isinstance(run, PrunedRun) else "dense"
-        return next(listing[kind][run.name] for listing in self._lists.values() if run.name in listing[kind])
-
-    @cached_property
-    def _lists(self) -> dict[str, Any]:
-        found = [name for name in RUN_LISTS if (self.root / name).is_file()]
-        return {name: read_yaml(self.root / name) for name in found}
+        every = (getattr(listing, kind) for listing in self._lists.values())
+        return next(listed[run.name] for listed in every if run.name in listed)
 
     def _list_problems(self) -> Iterable[str]:
         for file, listing in self._lists.items():
-            for name, fields in listing["dense"].items():
-                yield from self._problems_of(f"{file}: dense.{name}", name, DenseRun, fields)
-            for name, fields in listing["runs"].items():
-                yield from self._problems_of(f"{file}: runs.{name}", name, PrunedRun, fields)
-                dense = f"{fields.get('experiment')}-dense-s{fields.get('seed')}"
-                if dense not in listing["dense"]:
-                    yield f"{file}: runs.{name} needs the dense network {dense}, which is not listed"
+            for name, listed in {**listing.dense, **listing.runs}.items():
+                kind = "runs" if isinstance(listed, PrunedEntry) else "dense"
+                yield from self._problems_of(f"{file}: {kind}.{name}", name, listed, listing)
 
-    def _problems_of(self, where: str, name: str, kind: type, fields: Mapping[str, Any]) -> Iterable[str]:
-        try:
-            run = kind(**_identity(fields))
-        except TypeError as error:
-            yield f"{where}: {error}"
-            return
+    def _problems_of(self, where: str, name: str, listed: "DenseEntry", listing: "Listing") -> Iterable[str]:
+        run = listed.run
         if run.name != name:
             yield f"{where} must be named {run.name}"
-        if not isinstance(fields.get("network"), str):
-            yield f"{where}.network must name the network's source file or folder, got {fields.get('network')}"
-        if isinstance(run, PrunedRun) and not _waits_for(run, fields.get("after")):
-            usual = "that of the run copied, .../prune.json" if run.method in COPY_LAYERS else _dense_metrics(run)
-            yield f"{where}.after must name the metrics file pruning waits for ({usual}), got {fields.get('after')}"
         if run.experiment not in self.experiments:
             yield f"{where}.experiment must be one of {', '.join(self.experiments)}, got {run.experiment}"
-        elif isinstance(run, PrunedRun) and self.experiments[run.experiment].prune.method(run.method) is None:
+        elif run.experiment not in listing.prepared:
+            yield f"{where}.experiment must be among prepared, got {run.experiment}"
+        if isinstance(listed, PrunedEntry):
+            yield from self._pruned_problems(where, listed, listing)
+
+    def _pruned_problems(self, where: str, listed: "PrunedEntry", listing: "Listing") -> Iterable[str]:
+        run, awaited = listed.run, _awaited(listed.run)
+        if run.dense.name not in listing.dense:
+            yield f"{where} needs the dense network {run.dense.name}, which is not listed"
+        if listed.after != awaited:
+            yield f"{where}.after must name the metrics file pruning waits for ({awaited}), got {listed.after}"
+        known = self.experiments.get(run.experiment)
+        if known and known.prune.method(run.method) is None:
             yield f"{where}.method must be a block of experiments.{run.experiment}.prune, got {run.method}"
-        if isinstance(run, PrunedRun) and not run.ratio > 1:
-            yield f"{where}.ratio must be > 1, got {run.ratio}"
 
     def experiment(self, name: str) -> Experiment:
         """The parameters of an experiment."""
@@ -129,20 +145,19 @@ class Config:
         return chosen
 
 
-def _identity(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A listed run's fields without those that only tell DVC which source files it depends on."""
-    return {key: value for key, value in fields.items() if key not in ("network", "code", "after")}
-
-
-def _dense_metrics(run: PrunedRun) -> str:
+def _awaited(run: PrunedRun) -> str:
+    """The metrics file that a run's pruning waits for: of the reweighted run whose layers it copies, or of its dense
+    network."""
+    if run.method in COPY_LAYERS:
+        return metrics_file(replace(run, method=COPIED_METHOD), "prune").as_posix()
     return metrics_file(run.dense, "pretrain").as_posix()
 
 
-def _waits_for(run: PrunedRun, after: Any) -> bool:
-    """Whether a run waits for what it needs: a pruned run whose layers it copies, else its dense network."""
-    if run.method in COPY_LAYERS:
-        return isinstance(after, str) and after.endswith("/prune.json")
-    return after == _dense_metrics(run)
+def _valid(kind: type[Model], content: Any, file: str) -> Model:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_joined(file, [_sentence(item) for item in error.errors()])) from error
 
 
 def _pick(kind: str, name: str, known: Mapping[str, Any]) -> Any:

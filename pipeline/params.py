@@ -159,7 +159,7 @@ class Benchmark(Block):
 class Study(Block):
     """Trials of methods at one ratio, judged on the validation split: values that replace those of `prune`."""
 
-    ratio: Annotated[float | int, Field(ge=1)]
+    ratio: Annotated[float | int, Field(ge=1, allow_inf_nan=False)]
     seed: Annotated[int, Field(ge=0)]
     trials: Mapping[str, list[Mapping[str, bool | int | float]]]
 
@@ -184,13 +184,16 @@ class Experiment(Block):
         if self.prepare.dataset.startswith("mnist") and self.training.flip:
             raise ValueError("training.flip must be false for digits: mirrored, many are no digits")
         for name in METHOD_NAMES:
-            block = self.prune.method(name)
-            if block is not None and block.epochs >= self.extra_epochs:
-                raise ValueError(
-                    f"prune.{name}.epochs must be < extra_epochs ({self.extra_epochs}) "
-                    f"to leave epochs for retraining, got {block.epochs}"
-                )
+            self._check_epochs(name)
         return self
+
+    def _check_epochs(self, method: str) -> None:
+        block = self.prune.method(method)
+        if block is not None and block.epochs >= self.extra_epochs:
+            raise ValueError(
+                f"prune.{method}.epochs must be < extra_epochs ({self.extra_epochs}) "
+                f"to leave epochs for retraining, got {block.epochs}"
+            )
 
     @model_validator(mode="after")
     def _studies_fit(self) -> "Experiment":
@@ -216,7 +219,9 @@ class Experiment(Block):
             raise ValueError(f"{method} copies the layers of another run, and a trial has none")
         changed = type(block).model_validate({**block.model_dump(by_alias=True), **values})
         prune = self.prune.model_copy(update={method.replace("-", "_"): changed})
-        return self.model_copy(update={"prune": prune})
+        experiment = self.model_copy(update={"prune": prune})
+        experiment._check_epochs(method)
+        return experiment
 
 
 class Params(Block):

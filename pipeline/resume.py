@@ -66,7 +66,8 @@ class Scratch:
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except (RuntimeError, pickle.UnpicklingError) as error:
                 log.debug("checkpoint with a good digest does not load: %s", error)
-        os.replace(path, path.with_suffix(".damaged"))
+        if self._lock is not None:  # of processes that share a training, the one that writes
+            os.replace(path, path.with_suffix(".damaged"))
         log.warning(
             "the checkpoint %s is damaged (cut short or altered); this stage starts again from its first epoch", path
         )

@@ -29,7 +29,7 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
     "pretrain": ("model", "training", "pretrain"),
     "reference": ("model", "training", "extra_epochs", "reference"),
     "prune": ("model", "training", "extra_epochs", "prune"),
-    "retrain": ("model", "training", "extra_epochs", "retrain"),
+    "retrain": ("model", "training", "extra_epochs", "prune", "retrain"),
     "evaluate": ("model", "training", "evaluate"),
     "benchmark": ("model", "training", "benchmark"),
 }

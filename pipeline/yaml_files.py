@@ -11,7 +11,18 @@ from pipeline.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: DVC writes 3e-5 as `3e-05`, which 1.1 reads as text."""
+    """YAML whose numbers are those of YAML 1.2: DVC writes 3e-5 as `3e-05`, which 1.1 reads as text.
+
+    A key that stands twice is an error, as for DVC.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -25,13 +36,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int:
-    return loader.construct_yaml_float(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-
-
 def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 
@@ -42,7 +46,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; run the command from the project's top folder") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 

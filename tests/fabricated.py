@@ -11,6 +11,7 @@ EXPERIMENT = "fabricated"
 SCHEDULE = {"learning_rate": 0.001, "warmup": 0.1, "final": 0.0}
 NO_DISTILLATION = {"weight": 0.0, "temperature": 1.0}
 NETWORK = {"network": "pipeline/models/lenet5.py"}
+CODE = {"code": "reweighted_admm"}
 PARAMS = {
     "prepare": {"dataset": "mnist", "validation": 100, "split_seed": 0},
     "model": {"name": "lenet5", "options": {}},
@@ -46,11 +47,14 @@ def write_project(root: Path, runs: list[PrunedRun]) -> None:
     """The configuration files (JSON is YAML) of a project that lists the runs."""
     fields = ("experiment", "method", "ratio", "seed")
     listing = {
+        "top": ".",
+        "prepared": [EXPERIMENT],
         "dense": {run.dense.name: {"experiment": run.experiment, "seed": run.seed, **NETWORK} for run in runs},
         "runs": {
             run.name: {
                 **{field: getattr(run, field) for field in fields},
                 **NETWORK,
+                **CODE,
                 "after": metrics_file(run.dense, "pretrain").as_posix(),
             }
             for run in runs

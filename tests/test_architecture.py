@@ -151,8 +151,6 @@ def test_checkpoints_depend_on_the_same_code():
 def test_a_stage_depends_on_the_parameters_that_it_reads(stage):
     listed = [re.sub(r"^experiments\.\$\{[^}]*\}\.", "", key) for key in dvc_stages()[stage]["do"]["params"]]
     listed = [key.removesuffix(".${item.method}") for key in listed]
-    if stage == "retrain":  # how many epochs pruning left, and the method's learning rate
-        listed.remove("prune")
     assert listed == list(BLOCKS[stage])
 
 

@@ -108,13 +108,14 @@ def test_other_scalars_stay_what_they_are(tmp_path, text, value):
     [
         ("method", "magic", "method must be a block of experiments.quickstart.prune, got magic"),
         ("experiment", "nowhere", "experiment must be one of"),
-        ("ratio", 1, "ratio must be > 1, got 1"),
-        ("network", None, "network must name the network's source file or folder, got None"),
-        (
-            "after",
-            None,
-            "after must name the metrics file pruning waits for (metrics/quickstart/dense-s0/pre",
-        ),
+        ("ratio", 1, "ratio should be greater than 1, got 1"),
+        ("ratio", "10", "ratio.float should be a valid number, got '10'"),
+        ("ratio", float("inf"), "ratio should be a finite number, got inf"),
+        ("seed", "0", "seed should be a valid integer, got '0'"),
+        ("network", None, "network is missing"),
+        ("code", None, "code is missing"),
+        ("after", None, "after is missing"),
+        ("coed", "gmp", "coed is not a known parameter"),
         ("after", "metrics/quickstart/other/prune.json", "(metrics/quickstart/dense-s0/pretrain.json), got metrics"),
         ("seed", 7, "needs the dense network quickstart-dense-s7, which is not listed"),
     ],
@@ -124,7 +125,7 @@ def test_a_listed_run_that_cannot_be_is_named(project, field, value, said):
     with pytest.raises(ConfigError) as caught:
         project("runs.yaml", **{f"runs/{name}/{field}": value})
     assert said in str(caught.value)
-    assert field in ("network", "after") or f"runs.{name} must be named" in str(caught.value)
+    assert f"runs.{name}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +168,42 @@ def test_a_run_that_copies_layers_waits_for_the_run_that_it_copies(project):
     """Waiting for its dense network it would silently choose layers of its own."""
     name = "lenet5-methods-admm-l0-copied-71.2x-s0"
     with pytest.raises(
-        ConfigError, match=r"that of the run copied, \.\.\./prune\.json\), got metrics/lenet5-methods/dense"
+        ConfigError,
+        match=r"\(metrics/lenet5-methods/reweighted-admm-71.2x-s0/prune.json\), got metrics/lenet5-methods/dense",
     ):
         project("paper/runs.yaml", **{f"runs/{name}/after": "metrics/lenet5-methods/dense-s0/pretrain.json"})
+    other = "metrics/lenet5-methods/reweighted-admm-71.2x-s1/prune.json"
+    with pytest.raises(ConfigError, match="waits for"):
+        project("paper/runs.yaml", **{f"runs/{name}/after": other})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "should be a valid dictionary"),
+        ("[1]", "should be a valid dictionary"),
+        ("top: .\nprepared: []\nruns: {}\n", "dense is missing"),
+        ("top: .\nprepared: []\ndense:\nruns: {}\n", "dense should be a valid dictionary"),
+        ("top: .\nprepared: []\nprepared: []\n", "prepared stands twice"),
+        ("top: .\nprepared: []\ndense: {}\nruns: {a: }\n", "runs.a should be a valid dictionary"),
+    ],
+)
+def test_a_run_list_of_another_form_is_said_to_be_one(project, tmp_path, content, said):
+    project("params.yaml")
+    (tmp_path / "runs.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        Config(tmp_path)
+
+
+def test_a_run_whose_data_is_not_prepared_is_named(project):
+    with pytest.raises(ConfigError, match="experiment must be among prepared, got quickstart"):
+        project("runs.yaml", prepared=[])
+
+
+def test_bytes_that_are_no_text_are_said_to_be_no_yaml(tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"experiments: \xff\n")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        Config(tmp_path)
 
 
 def test_a_trial_has_no_run_to_copy_layers_from(project):

@@ -174,6 +174,27 @@ def test_a_class_of_broken_pictures_cannot_be_skipped(pets, tmp_path):
         load(skip_broken=True)
 
 
+def test_a_part_of_broken_pictures_cannot_be_skipped(tmp_path, monkeypatch):
+    tree(tmp_path / "pets", ("train", "test"), size=8)
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "pets/test").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="a part of folder:pets has no picture left"):
+        load(skip_broken=True)
+
+
+def test_a_picture_that_changes_after_it_was_prepared_is_named(pets, tmp_path):
+    """As long as before, and damaged in its header."""
+    dataset = load(decoded=False)
+    found = stored(tmp_path / "data", dataset)
+    damaged = tmp_path / "pets/test/dog/04.png"
+    content = bytearray(damaged.read_bytes())
+    content[8:12] = b"\0\0\0\x01"
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"test/dog/04.png is not the picture that was prepared"):
+        [found["test"].images[index] for index in range(len(found["test"]))]
+
+
 def small_memory(monkeypatch):
     monkeypatch.setattr(decoding.psutil, "virtual_memory", lambda: SimpleNamespace(available=30_000))
 

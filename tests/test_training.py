@@ -13,6 +13,7 @@ from pipeline import assembly
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet
 from pipeline.errors import ArtifactError, ConfigError, TrainingError
+from pipeline.files import write_csv
 from pipeline.method_params import Distillation
 from pipeline.models import build
 from pipeline.pruning.masks import prunable_weights
@@ -257,9 +258,16 @@ class Shared(Engine):
 
 
 @pytest.mark.parametrize("engine", [Engine(), Shared()])
-def test_too_little_memory_says_what_to_lower(engine):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(engine, error):
     work = replace(job("pretrain"), engine=engine)
-    fails = Fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    fails = Fails(error)
     with pytest.raises(TrainingError, match="^pretrain: out of memory; lower training.batch_size or raise training.ac"):
         work.phase(work.network(), work.experiment.pretrain, Schedule(1e-3, 0, 0.5, 0.1), 1, fails)
 
@@ -302,18 +310,74 @@ def flat(classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, classes, 28), nn.AdaptiveAvgPool2d(1))
 
 
+def tied(classes: int) -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(1, 4, 28), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten())
+    network[2].weight = network[1].weight
+    return nn.Sequential(network, nn.Linear(4, classes))
+
+
+def frozen(classes: int) -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.Linear(4, classes))
+    network[0].requires_grad_(False)
+    return network
+
+
+def forgetful(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, classes))
+
+
+def with_network(work: assembly.Job, builder: str) -> assembly.Job:
+    model = work.experiment.model.model_copy(update={"name": f"tests.test_training:{builder}", "options": {}})
+    return replace(work, experiment=work.experiment.model_copy(update={"model": model}))
+
+
+def test_a_network_that_draws_random_numbers_repeats_them_also_after_a_stop():
+    def rows(checkpoint=None):
+        return assembly.pretrain(with_network(job("pretrain", checkpoint), "forgetful"))[1]
+
+    whole, stopped = rows(), Memory(stop_after=1)
+    assert rows() == whole
+    assert whole[0]["train_loss"] != whole[1]["train_loss"]
+    with pytest.raises(KeyboardInterrupt):
+        rows(stopped)
+    torch.rand(7)  # another process, another state of torch's own generator
+    assert rows(Memory(state=stopped.state)) == whole
+
+
+@pytest.mark.parametrize(
+    ("ratio", "every", "said"),
+    [
+        (1e6, 2, "a ratio of 1e.06 leaves none of 430,500 weights; ask for at most 430,500"),
+        (20, 25, "prune.reweighted-admm.update_every must be at most 24, the steps of 4 epochs, got 25"),
+    ],
+)
+def test_a_pruning_that_cannot_be_is_refused_before_it_starts(ratio, every, said):
+    work = job("prune")
+    block = work.experiment.prune.reweighted_admm.model_copy(update={"update_every": every})
+    prune = work.experiment.prune.model_copy(update={"reweighted_admm": block})
+    work = replace(work, experiment=work.experiment.model_copy(update={"prune": prune}))
+    with pytest.raises(ConfigError, match=said):
+        assembly.prune(work, "reweighted-admm", ratio, dense())
+
+
+def test_epochs_without_an_update_leave_gaps_in_the_curves(tmp_path):
+    rows = [{"epoch": 1, "nonzeros": 9}, {"epoch": 2, "nonzeros": 5, "lambda": 0.5}]
+    write_csv(tmp_path / "rows.csv", rows)
+    assert (tmp_path / "rows.csv").read_text() == "epoch,nonzeros,lambda\n1,9,\n2,5,0.5\n"
+
+
 @pytest.mark.parametrize(
     ("builder", "said"),
     [
+        ("tied", "tied has 0.1.weight and 0.2.weight, which are one tensor"),
+        ("frozen", r"frozen does not train 0.weight \(requires_grad is off\)"),
         ("plain", "test_training:plain has nothing to prune"),
         ("flat", r"logits of shape \(1, 10\) for a picture of shape \(1, 1, 28, 28\), got \(1, 10, 1, 1\)"),
     ],
 )
 def test_a_network_that_cannot_be_trained_is_refused(builder, said):
-    work = job("pretrain")
-    model = work.experiment.model.model_copy(update={"name": f"tests.test_training:{builder}", "options": {}})
     with pytest.raises(ConfigError, match=said):
-        replace(work, experiment=work.experiment.model_copy(update={"model": model})).network()
+        with_network(job("pretrain"), builder).network()
 
 
 def test_no_distillation_is_plain_cross_entropy():

@@ -12,13 +12,12 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from pipeline.data import BROKEN
 from pipeline.data.dataset import AnyPictures, ListedPictures, Options, Pictures, VariedPictures
 from pipeline.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# What Pillow raises for files that are no pictures, are cut short or are damaged.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 AT_ONCE = 64
 SECONDS_BETWEEN_REPORTS = 10
 # The prepare stage takes up to two and a half times the memory of the pixels that it writes.
@@ -79,7 +78,7 @@ def decode(
         log.warning("%s; they stay files, and every epoch decodes them, as with prepare.decoded: false", error)
         return decode(name, read, listings, replace(options, decoded=False), place)
     _answer_broken(name, [file for file, one in zip(files, found, strict=True) if one is None], found, options)
-    return _parts(listings, found, options, place)
+    return _parts(name, listings, found, options, place)
 
 
 def _each(name: str, files: Sequence[str], work: Callable[[str], object]) -> Iterator:
@@ -117,13 +116,19 @@ def _answer_broken(name: str, broken: Sequence[str], found: Sequence, options: O
 
 
 def _parts(
-    listings: Sequence[Listing], found: list[np.ndarray | int | None], options: Options, place: dict[str, str]
+    name: str,
+    listings: Sequence[Listing],
+    found: list[np.ndarray | int | None],
+    options: Options,
+    place: dict[str, str],
 ) -> list[AnyPictures]:
     one_size = options.decoded and len({one.shape for one in found if one is not None}) == 1
     parts: list[AnyPictures] = []
     for listing in listings:
         mine, found = found[: len(listing.names)], found[len(listing.names) :]
         kept = [index for index, one in enumerate(mine) if one is not None]
+        if not kept:
+            raise DataError(f"a part of {name} has no picture left that decodes; replace its pictures")
         values, labels = [mine[index] for index in kept], listing.labels[kept]
         if one_size:
             parts.append(Pictures(np.stack(values), labels))

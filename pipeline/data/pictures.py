@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data import IMAGENET_ROOT
+from pipeline.data import BROKEN, IMAGENET_ROOT
 from pipeline.errors import ArtifactError, DataError
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class ImageFiles:
             if len(content) != self.lengths[index]:
                 raise OSError(f"{len(content)} bytes instead of {self.lengths[index]}")
             pixels = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
-        except OSError as error:
+        except BROKEN as error:
             raise DataError(
-                f"{path} is not the picture that was prepared ({error.strerror or error}); "
+                f"{path} is not the picture that was prepared ({getattr(error, 'strerror', None) or error}); "
                 "put it back, or run the prepare stage again"
             ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

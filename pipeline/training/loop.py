@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 # What messages of a failed exchange between processes name.
 BETWEEN_PROCESSES = ("connection", "gloo", "nccl", "peer")
 
+NO_MEMORY = "can't allocate memory"  # what torch says on a CPU, where it has no class of error for it
+
 Row = dict[str, float]
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -108,11 +110,11 @@ class Phase:
         """
         try:
             return self._train()
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{self.name}: out of memory; lower training.batch_size or raise training.accumulate"
-            ) from error
         except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
+                raise TrainingError(
+                    f"{self.name}: out of memory; lower training.batch_size or raise training.accumulate"
+                ) from error
             if self.engine.ranks == 1 or not of_processes(error):
                 raise
             raise TrainingError(
@@ -135,6 +137,8 @@ class Phase:
 
     def _epoch(self, epoch: int) -> Row:
         self._wrapped.train()
+        # Layers such as dropout draw from torch's own generators: of each process and epoch its own, and repeatable.
+        torch.manual_seed(self.generator.initial_seed() + epoch * self.engine.ranks + self.engine.rank)
         total_loss, correct, seen = 0.0, 0.0, 0.0
         step = (epoch - 1) * len(self.batches)
         for images, labels, indices in self.batches.epoch(self.generator):
@@ -144,7 +148,7 @@ class Phase:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"{self.name}: the loss became {loss} in epoch {epoch}, step {step}, at learning rate {rate:.3g}; "
-                    "lower learning_rate in params.yaml (the checkpoint of the last good epoch is kept)"
+                    "lower learning_rate in params.yaml"
                 )
             for hook in self.hooks:
                 hook.after_step(step)
@@ -196,7 +200,6 @@ class Phase:
             "optimiser": self.optimiser.state_dict(),
             "hooks": [hook.state_dict() for hook in self.hooks],
             "generator": self.generator.get_state(),
-            "global_generator": torch.get_rng_state(),
         }
 
     def _resume(self) -> None:
@@ -209,7 +212,6 @@ class Phase:
         for hook, hook_state in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(moved(hook_state, device))  # a hook keeps the tensors that it gets
         self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["global_generator"])
         self.rows = list(state["rows"])
         log.info("%s goes on after epoch %d of %d", self.name, len(self.rows), self.epochs)
 
