@@ -42,7 +42,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ArtifactError: the file is missing, cut short, or its digest does not match.
     """
     with _opened(path) as file:
-        about = json.loads((file.metadata() or {})["about"])
+        about = _about(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     if about.get("digest") != digest_of_tensors(tensors):
         raise ArtifactError(f"{path} is damaged: its digest does not match; delete it and run its stage again")
@@ -56,7 +56,14 @@ def read_about(path: Path) -> dict[str, Any]:
         ArtifactError: the file is missing or cut short.
     """
     with _opened(path) as file:
-        return json.loads((file.metadata() or {})["about"])
+        return _about(file)
+
+
+def _about(file: Any) -> dict[str, Any]:
+    found = json.loads((file.metadata() or {})["about"])
+    if not isinstance(found, dict):
+        raise ValueError("its description is of another form")
+    return found
 
 
 @contextmanager
@@ -66,7 +73,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`") from error
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged or not a tensor file of this project ({error}); delete it and run its stage again"
         ) from error

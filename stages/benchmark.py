@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline import entry, layout
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> None:
         }
         weights = prunable_weights(networks["pruned"])
         images = next(in_order(pictures, max(block.batch_sizes), crop))[0]
+        images = images[torch.arange(max(block.batch_sizes)) % len(images)]  # a small split fills a batch again
         compacted, pruned = compacted_of(networks["pruned"], images[:1]), networks["pruned"]
         ours = {"compacted": (compacted.network, pruned)} if compacted else {"pruned": (pruned, pruned)}
         sides = {"dense": (networks["dense"],) * 2, **ours}

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from pipeline import entry, layout
 from pipeline.config import Config
-from pipeline.data.shapes import picture_shape
+from pipeline.data.shapes import normalisation, picture_shape
 from pipeline.deploy.answers import difference, noise_like
 from pipeline.deploy.compaction import Compacted, compact
 from pipeline.deploy.onnx_files import export
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.files import write_bytes, zstd_bytes
 from pipeline.models import build, misfits
 from pipeline.params import Model, Prepare, Training
@@ -45,6 +45,7 @@ class Source:
 
     path: Path
     model: Model
+    dataset: str
     shape: tuple[int, int, int]
 
 
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> None:
     state, about = load_sparse(config.root / source.path)
     network, picture = network_of(source.model, state).eval(), torch.zeros(1, *source.shape)
     compacted = compact(network, picture)
-    folder, label = config.root / FOLDER / run.name, {"run": run.name}
+    mean, std = normalisation(source.dataset)
+    folder, label = config.root / FOLDER / run.name, {"run": run.name, "mean": str(list(mean)), "std": str(list(std))}
     rows = {
         "pruned.onnx": onnx_row(folder / "pruned.onnx", network, None, picture, label),
         "compacted.onnx": onnx_row(folder / "compacted.onnx", compacted.network, network, picture, label),
@@ -73,6 +75,11 @@ def main(arguments: list[str]) -> None:
     print(f"{run.name}, from {source.path}")
     show_compaction(compacted)
     show_files(folder.relative_to(config.root), rows)
+    shape = ", ".join(map(str, source.shape))
+    print(
+        f"pictures are float32 (N, {shape}), each channel (pixel / 255 - mean) / std with mean {list(mean)} and "
+        f"std {list(std)}"
+    )
     if options.register:
         identity = identity_of(config, run, "export", {})
         for kind, model in {"compacted": run.name, "pruned": f"{run.name}-pruned"}.items():
@@ -89,29 +96,36 @@ def source_of(config: Config, run: layout.PrunedRun) -> Source:
     own, recorded = layout.weights_file(run, "retrain"), layout.recorded_network_file(run)
     if (config.root / own).is_file():
         experiment = config.experiment(run.experiment)
-        shape = picture_shape(experiment.prepare.dataset, experiment.training.crop)
-        return Source(own, experiment.model, shape)
+        prepare, training, model = experiment.prepare, experiment.training, experiment.model
+        return Source(own, model, prepare.dataset, picture_shape(prepare.dataset, training.crop))
     if not (config.root / recorded).is_file():
-        raise ArtifactError(
-            f"{run.name} is not finished here ({own} does not exist), and the ledger has no {recorded}; "
-            "run its stages, or `dvc pull`"
-        )
+        large = (config.root / layout.record_file(run)).is_file()
+        why = "the recorded network is too large for git" if large else f"the ledger has no {recorded}"
+        raise ArtifactError(f"{own} does not exist, and {why}; run the stages of {run.name}, or `dvc pull`")
     params = read_record(config.root, layout.record_file(run)).params
     prepare, training = Prepare.model_validate(params["prepare"]), Training.model_validate(params["training"])
-    return Source(recorded, Model.model_validate(params["model"]), picture_shape(prepare.dataset, training.crop))
+    model = Model.model_validate(params["model"])
+    return Source(recorded, model, prepare.dataset, picture_shape(prepare.dataset, training.crop))
 
 
 def network_of(model: Model, state: Mapping[str, Tensor]) -> nn.Module:
     """The network of a state dict; the number of classes is that of outputs with which the weights fit.
 
     Raises:
+        ConfigError: the builder takes none of them.
         ArtifactError: they fit with none; it names the tensors that are wrong with the number that fits best.
     """
-    tried = {}
+    tried, refused = {}, None
     for classes in sorted({tensor.shape[0] for tensor in state.values() if tensor.dim() >= 1 and len(tensor)}):
-        tried[classes] = misfits(build(model, classes, 0), state)
+        try:
+            tried[classes] = misfits(build(model, classes, 0), state)
+        except ConfigError as error:  # a builder may not take any number
+            refused = error
+            continue
         if not tried[classes]:
             return build(model, classes, 0, state)
+    if refused and not tried:
+        raise refused
     why = "it has no weights"
     if tried:
         best = min(tried, key=lambda classes: len(tried[classes]))

@@ -3,8 +3,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from pipeline.benchmark.runtimes import engine_or_onnx
+from pipeline.models import build
+from pipeline.params import Model
 from pipeline.report.document import readme_tables
 from pipeline.report.render import replace_tables
+from pipeline.sparse import load_sparse
 from tests.project import ROOT
 
 
@@ -18,6 +25,18 @@ def test_every_make_target_named_exists():
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert {"repro", "test"} <= named
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_the_lines_for_deployment_work_as_written(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    names = {"Path": Path, "Model": Model, "build": build, "engine_or_onnx": engine_or_onnx, "load_sparse": load_sparse}
+    names |= {"np": np, "torch": torch}
+    exec(block, names)
+    with torch.no_grad():
+        expected = names["network"](torch.zeros(64, 1, 28, 28))
+    assert torch.allclose(torch.from_numpy(names["logits"]), expected, atol=1e-4)
 
 
 def test_every_linked_file_exists():

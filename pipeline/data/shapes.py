@@ -1,5 +1,7 @@
 """The shape of a picture of each data set, known without reading it."""
 
+from pipeline.data.dataset import COLOUR_MEAN, COLOUR_STD
+from pipeline.data.mnist import MNIST_MEAN, MNIST_STD
 from pipeline.errors import ConfigError
 
 # Channels, height and width where all pictures are of one size.
@@ -10,6 +12,11 @@ FIXED = {
     "cifar10-jpeg": (3, 32, 32),
 }
 COLOURS = 3
+
+
+def normalisation(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, of pixels in [0, 1], by which pictures of a data set become inputs."""
+    return (MNIST_MEAN, MNIST_STD) if dataset.startswith("mnist") else (COLOUR_MEAN, COLOUR_STD)
 
 
 def picture_shape(dataset: str, crop: int | None) -> tuple[int, int, int]:

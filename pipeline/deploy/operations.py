@@ -12,13 +12,13 @@ from torch import fx, nn
 
 from pipeline.deploy.graph import module_of, shape_of
 
-CONVOLUTIONS = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}  # with the dimensions of their input
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVOLUTIONS = {nn.Conv1d: 3, nn.Conv2d: 4}  # with the dimensions of their input
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 POINTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Hardsigmoid, nn.ELU, nn.SELU, nn.Softplus,
 )  # fmt: skip
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in eval mode
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # in eval mode
 POINTWISE_FUNCTIONS = (
     F.relu, F.relu6, F.leaky_relu, F.sigmoid, F.tanh, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.elu,
     F.selu, F.softplus, torch.relu, torch.sigmoid, torch.tanh, torch.add, operator.add, operator.sub, operator.mul,
@@ -26,13 +26,13 @@ POINTWISE_FUNCTIONS = (
 )  # fmt: skip
 POINTWISE_METHODS = ("relu", "sigmoid", "tanh", "add", "sub", "mul", "div")
 COPIES = ("contiguous", "clone", "detach")
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d)
+AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d)
 ADAPTIVE_POOLS = (
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
-ADAPTIVE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+ADAPTIVE_FUNCTIONS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d)
 PLACES = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 

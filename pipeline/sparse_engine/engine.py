@@ -22,6 +22,7 @@ from pipeline.sparse_engine.planning import plan
 from pipeline.sparse_engine.trimming import trim
 
 ALIGNMENT = 64  # bytes, of a vector
+MOST_FLOATS = 2**31 - 1  # of working memory: positions in it are 32-bit numbers
 TOLERANCE = 1e-4  # of answers, as a part of the largest one
 
 
@@ -40,6 +41,8 @@ def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads
     folder = Path(folder)
     lowered = trim(fold(lower(network, picture_shape)))
     planned = plan(lowered)
+    if planned.scratch > MOST_FLOATS:
+        raise ConfigError(f"pictures of {picture_shape} are too large to be compiled for; use another runtime")
     code, table = generate(planned)
     about = {
         "picture_shape": list(picture_shape),
