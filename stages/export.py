@@ -24,7 +24,7 @@ from pipeline.deploy.answers import difference, noise_like
 from pipeline.deploy.compaction import Compacted, compact
 from pipeline.deploy.onnx_files import export
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.files import write_bytes, zstd_bytes
+from pipeline.files import read_json, write_bytes, zstd_bytes
 from pipeline.models import build, misfits
 from pipeline.params import Model, Prepare, Training
 from pipeline.pruning.masks import prunable_weights
@@ -99,8 +99,9 @@ def source_of(config: Config, run: layout.PrunedRun) -> Source:
         prepare, training, model = experiment.prepare, experiment.training, experiment.model
         return Source(own, model, prepare.dataset, picture_shape(prepare.dataset, training.crop))
     if not (config.root / recorded).is_file():
-        large = (config.root / layout.record_file(run)).is_file()
-        why = "the recorded network is too large for git" if large else f"the ledger has no {recorded}"
+        record = config.root / layout.record_file(run)
+        large = record.is_file() and read_json(record).get("sparse_network") is None
+        why = "the recorded network was too large for git" if large else f"the ledger has no {recorded}"
         raise ArtifactError(f"{own} does not exist, and {why}; run the stages of {run.name}, or `dvc pull`")
     params = read_record(config.root, layout.record_file(run)).params
     prepare, training = Prepare.model_validate(params["prepare"]), Training.model_validate(params["training"])

@@ -226,7 +226,10 @@ def test_what_cannot_be_exported_is_said(clone):
     with pytest.raises(ArtifactError, match="was changed since it was recorded"):
         stage.main([RUN])
     (clone / f"{RECORD}.safetensors").unlink()
-    with pytest.raises(ArtifactError, match="is not finished here .* and the ledger has no"):
+    with pytest.raises(ArtifactError, match="does not exist, and the ledger has no"):
+        stage.main([RUN])
+    (clone / f"{RECORD}.json").write_text(json.dumps({**record, "sparse_network": None}))
+    with pytest.raises(ArtifactError, match="too large for git; run the stages of lenet5"):
         stage.main([RUN])
     assert not (clone / "exports").exists()
 

@@ -17,6 +17,7 @@ from torchvision.models import ResNet50_Weights
 from pipeline.data import IMAGENET_ROOT, MIRROR, cifar10, decoding, imagenet, sources
 from pipeline.data.dataset import Options, Pictures, VariedPictures
 from pipeline.data.folders import Folder, Zip, listing
+from pipeline.data.pictures import picture_set
 from pipeline.data.split import split
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import digest_of_file
@@ -186,13 +187,13 @@ def test_a_part_of_broken_pictures_cannot_be_skipped(tmp_path, monkeypatch):
 def test_a_picture_that_changes_after_it_was_prepared_is_named(pets, tmp_path):
     """As long as before, and damaged in its header."""
     dataset = load(decoded=False)
-    found = stored(tmp_path / "data", dataset)
+    images = picture_set(*stored(tmp_path / "data", dataset)["test"]).images
     damaged = tmp_path / "pets/test/dog/04.png"
     content = bytearray(damaged.read_bytes())
     content[8:12] = b"\0\0\0\x01"
     damaged.write_bytes(content)
     with pytest.raises(DataError, match=r"test/dog/04.png is not the picture that was prepared"):
-        [found["test"].images[index] for index in range(len(found["test"]))]
+        [images[index] for index in range(len(images))]
 
 
 def small_memory(monkeypatch):
