@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED
 from pipeline.benchmark.timing import interleaved
-from pipeline.deploy.answers import difference
-from pipeline.deploy.onnx_files import INPUT, TOLERANCE, export, session
+from pipeline.deploy.answers import TOLERANCE, difference
+from pipeline.deploy.onnx_files import INPUT, export, session
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine

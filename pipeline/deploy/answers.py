@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 CHECKED_PICTURES = 4
+# Largest difference of a runtime from PyTorch, as a part of the largest answer.
+TOLERANCE = 1e-4
 
 
 def difference(expected: Tensor, found: Tensor) -> float:

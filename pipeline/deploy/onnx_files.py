@@ -10,15 +10,13 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from torch import Tensor, nn
 
-from pipeline.deploy.answers import difference
+from pipeline.deploy.answers import TOLERANCE, difference
 from pipeline.errors import ArtifactError
 from pipeline.files import write_bytes
 
 OPSET = 18  # what the exporter writes without translating, and what runtimes since 2023 know
 FORMAT = "format"
 INPUT, OUTPUT, BATCH = "pictures", "logits", "batch"
-# Largest difference from PyTorch, as a part of the largest answer.
-TOLERANCE = 1e-4
 CHECKED_BATCHES = (2, 3)  # two sizes, as a batch that became fixed fails one of them
 UNUSABLE = (
     failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.InvalidProtobuf, failures.NoModel,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.deploy.answers import difference, noise_like
+from pipeline.deploy.answers import TOLERANCE, difference, noise_like
 from pipeline.errors import ConfigError
 from pipeline.sparse_engine.compiling import load_library, write_source
 from pipeline.sparse_engine.folding import fold
@@ -23,7 +23,6 @@ from pipeline.sparse_engine.trimming import trim
 
 ALIGNMENT = 64  # bytes, of a vector
 MOST_FLOATS = 2**31 - 1  # of working memory: positions in it are 32-bit numbers
-TOLERANCE = 1e-4  # of answers, as a part of the largest one
 
 
 def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads: int = 1) -> "SparseEngine":
