@@ -132,13 +132,14 @@ def test_a_variant_that_did_not_converge_or_has_no_pair_does_not_judge():
         assert found["measured"][0]["compared"] == "reweighted-admm - admm-l0"
 
 
-def test_a_comparison_of_too_few_seeds_is_named_beside_a_verdict():
+def test_comparisons_of_too_few_seeds_are_counted_beside_a_verdict():
     elsewhere = {**ANSWER, "ratio": 20}
     records = seeds(0.98, 0.97, 0.99) + seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
     records += [record(0, 0.5, ratio=20), record(0, 0.9, "magnitude", None, ratio=20)]
     found = verdict({**SUPERIOR, "answers": [ANSWER, elsewhere]}, records)
     assert found["verdict"] == "reproduced"
-    assert "undecided: fabricated at 20x" in found["why"]
+    assert found["why"].endswith("; 1 more decides nothing (too few seeds that converged)")
+    assert found["measured"][1]["why"].startswith("1 of 3 seeds, mean -40.000 pp")
 
 
 def test_a_claim_that_names_several_networks_needs_a_decision_for_each():

@@ -36,7 +36,8 @@ AUDIT = {
     "claims": [
         {
             "id": "C1", "claim": "LeNet-5 <b>at</b> 20x", "metric": "accuracy", "verdict": "not reproduced",
-            "scale": "full", "target": {"ratio": 20, "difference": 0.0}, "n_seeds": 2, "protocol": ["last epoch"],
+            "scale": "full", "target": {"ratio": 20, "difference": 0.0}, "n_seeds": 2,
+            "protocol": ["fabricated: mnist; last epoch"],
             "measured": [
                 {"experiment": "fabricated", "ratio": 10, "compared": "pruned - dense", "why": "mean -1.000 pp",
                  "verdict": "not reproduced", "scale": "full", "n_seeds": 2},
@@ -174,9 +175,10 @@ def test_sections_stand_in_their_order(page):
 
 
 def test_verdicts_come_first_with_measured_numbers_and_notes(page):
-    row = "| C1 | LeNet-5 <b>at</b> 20x | **not reproduced** | full | ratio 20; difference 0.0 | "
-    assert row + "fabricated at 10x, pruned - dense: mean -1.000 pp | 2 | last epoch | [^1] |" in page.markdown
-    assert "| C2 | ResNet-50 | **not run** | – | ratio 4.24 | – | – | – | – |" in page.markdown
+    row = "| C1 | LeNet-5 <b>at</b> 20x | 20x; difference +0.0 pp | **not reproduced** | full | 2 | "
+    assert row + "mean -1.000 pp | [^1] |" in page.markdown
+    assert "| C2 | ResNet-50 | 4.24x | **not run** | – | – | no record | – |" in page.markdown
+    assert "| fabricated | mnist; last epoch |" in page.markdown
     beside = "| C1 | elsewhere | 10x | pruned - dense | mean +0.250 pp | inconclusive (beside) | full | 1 |"
     assert beside in page.markdown
     assert "The <em>denominator</em> is ours." in page.html

@@ -18,7 +18,7 @@ from pipeline.report.tables import (
     seeds_table,
     short_table,
 )
-from pipeline.report.verdicts import read_audit, summary_table
+from pipeline.report.verdicts import read_audit, verdict_table
 
 NO_RECORD = "No run is recorded yet.\n"
 NO_AUDIT = "No verdict yet: `make audit` writes them.\n"
@@ -87,7 +87,7 @@ def readme_tables(root: Path) -> dict[str, str]:
 
 def verdicts_text(root: Path) -> str:
     audit = read_audit(root)
-    return markdown(summary_table(audit.verdicts)) if audit else NO_AUDIT
+    return markdown(verdict_table(audit.verdicts)) if audit else NO_AUDIT
 
 
 def results_section(records: Sequence[Record]) -> str:

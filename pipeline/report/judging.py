@@ -84,7 +84,8 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons; those of too few seeds decide nothing, and are named.
+    """One verdict of several comparisons, and what decided it; those that decide nothing are counted,
+    or named where nothing else was compared.
 
     A claim against several methods is reproduced only if something was decided against each of them; one that
     names several networks (`every`) only if that is so for each network.
@@ -92,15 +93,22 @@ def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
     if not findings:
         return NOT_RUN, "no record answers it"
     decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
-    undecided = [f"undecided: {_place(found)}" for found in findings if found not in decided]
+    undecided = [found for found in findings if found not in decided]
+    rest = _counted(len(undecided)) if decided else [f"undecided: {_place(found)}" for found in undecided]
     against = [_place(found) for found in decided if found.verdict == NOT_REPRODUCED]
     if against:
-        return NOT_REPRODUCED, "; ".join(against + undecided)
+        return NOT_REPRODUCED, "; ".join(against + rest)
     open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
     open_ += _gaps(decided, claim)
     if open_ or not decided:
-        return INCONCLUSIVE, "; ".join(open_ + undecided)
-    return REPRODUCED, "; ".join([_place(found) for found in decided] + undecided)
+        return INCONCLUSIVE, "; ".join(open_ + rest)
+    return REPRODUCED, "; ".join([_place(found) for found in decided] + rest)
+
+
+def _counted(comparisons: int) -> list[str]:
+    if not comparisons:
+        return []
+    return [f"{comparisons} more {'decides' if comparisons == 1 else 'decide'} nothing (too few seeds that converged)"]
 
 
 def _gaps(decided: Sequence[Finding], claim: Claim) -> list[str]:

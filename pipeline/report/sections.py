@@ -31,7 +31,7 @@ from pipeline.report.published import Published, comparisons, published_table, w
 from pipeline.report.statistics import Group
 from pipeline.report.tables import handover_table, seeds_table, with_seconds
 from pipeline.report.training_plots import iterations_plot, training_plot
-from pipeline.report.verdicts import AUDIT_FILE, Audit, comparison_table, cost_table, verdict_table
+from pipeline.report.verdicts import AUDIT_FILE, Audit, comparison_table, cost_table, protocol_table, verdict_table
 from pipeline.report.weight_plots import histogram_plot, kept_table, layers_plot, settings
 
 DRAWN_RATIO = 355.9  # where no published number says which network to draw
@@ -53,9 +53,11 @@ def verdicts_section(audit: Audit | None, groups: Sequence[Group]) -> Section:
         for one in audit.verdicts
         if one.costs
     ]
+    protocols = protocol_table(audit.verdicts)
     return Section("verdicts", title, (
         Rows(verdict_table(audit.verdicts), notes=notes, verdicts=audit.verdicts),
         Rows(comparison_table(audit.verdicts), "Every comparison behind the verdicts", behind, folded=True),
+        *([Rows(protocols, "The protocols behind the verdicts", folded=True)] if protocols.rows else []),
         *costs,
     ))  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The verdicts on the paper's claims, as the audit wrote them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ CODE_STATES = {
     "unknown": "may have changed (their commit is not in this clone) since it made",
     "uncommitted": "was not all committed when it made",
 }
+TARGETS: Mapping[str, Callable[[float], str]] = {
+    "ratio": lambda value: f"{value}x",
+    "difference": lambda value: f"difference {100 * value:+.1f} pp",
+    "within": lambda value: f"within {100 * value:.1f} pp of the best",
+}
 ORDER = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
@@ -25,6 +30,7 @@ ORDER = ("reproduced", "not reproduced", "inconclusive", "not run")
 class Verdict:
     """One claim; all values are texts as a reader sees them.
 
+    `why`: the comparisons that decided it; `protocols`: how its records came about, by experiment;
     `rests_on`: the files behind each of the comparisons; `costs`: of the rule `economical`, a method's trials.
     """
 
@@ -34,10 +40,9 @@ class Verdict:
     verdict: str
     scale: str
     target: str
-    measured: str
     seeds: str
-    protocol: str
     why: str
+    protocols: tuple[tuple[str, str], ...]
     evidence: tuple[str, ...]
     comparisons: tuple[tuple[str, ...], ...]
     rests_on: tuple[tuple[str, ...], ...] = ()
@@ -82,24 +87,18 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    headers = ("claim", "text", "verdict", "scale", "target", "measured", "seeds", "protocol")
+    """Each verdict with the comparisons that decided it."""
+    headers = ("claim", "text", "target", "verdict", "scale", "seeds", "decided by")
     rows = [
-        (one.id, one.claim, f"**{one.verdict}**", *(
-            text or NOTHING for text in (one.scale, one.target, one.measured, one.seeds, one.protocol)
-        ))
-        for one in verdicts
-    ]  # fmt: skip
-    return Table(headers, rows)
-
-
-def summary_table(verdicts: Sequence[Verdict]) -> Table:
-    """The verdicts in short, each with the comparisons that decided it."""
-    headers = ("claim", "text", "verdict", "scale", "seeds", "decided by")
-    rows = [
-        (one.id, one.claim, f"**{one.verdict}**", one.scale or NOTHING, one.seeds or NOTHING, one.why)
+        (one.id, one.claim, one.target, f"**{one.verdict}**", one.scale or NOTHING, one.seeds or NOTHING, one.why)
         for one in verdicts
     ]
     return Table(headers, rows)
+
+
+def protocol_table(verdicts: Sequence[Verdict]) -> Table:
+    """How the records of each experiment behind the verdicts came about."""
+    return Table(("experiment", "protocol"), sorted({each for one in verdicts for each in one.protocols}))
 
 
 def comparison_table(verdicts: Sequence[Verdict]) -> Table:
@@ -128,18 +127,15 @@ def _seconds(value: float | None) -> str:
 
 
 def _verdict(claim: Mapping[str, Any]) -> Verdict:
-    run = [one for one in claim["measured"] if one["verdict"] != "not run"]
-    found = [f"{one['experiment']} at {one['ratio']}x, {one['compared']}: {one['why']}" for one in run]
     rows = [_comparison(claim["id"], one, "") for one in claim["measured"]]
     rows += [_comparison(claim["id"], one, " (beside)") for one in claim["beside"]]
     return Verdict(
         **{name: str(claim[name]) for name in ("id", "claim", "metric", "verdict")},
         scale=claim["scale"] or "",
-        target="; ".join(f"{name} {value}" for name, value in claim["target"].items()),
-        measured="; ".join(found),
+        target="; ".join(TARGETS[name](value) for name, value in claim["target"].items()),
         seeds=str(claim["n_seeds"] or ""),
-        protocol="; ".join(claim["protocol"]),
         why=claim["why"],
+        protocols=tuple((name, rest) for name, _, rest in (line.partition(": ") for line in claim["protocol"])),
         evidence=tuple(claim["evidence"]),
         comparisons=tuple(rows),
         rests_on=tuple(tuple(one.get("evidence", ())) for one in [*claim["measured"], *claim["beside"]]),
