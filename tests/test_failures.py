@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import files
+from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.resume import Scratch
+from pipeline.session import Session
 from tests.project import DENSE, RUN, copy_project, environment, run, stage
 
 
@@ -105,6 +109,18 @@ def test_a_learning_rate_that_explodes_stops_with_its_place(project):
     assert "the loss became" in said
     assert "epoch 1, step" in said
     assert "at learning rate" in said
+
+
+@pytest.mark.parametrize(("found", "said"), [(False, 1), (True, 0)])
+def test_bf16_without_its_instructions_is_said_as_training_starts(project, monkeypatch, caplog, found, said):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("precision: fp32", "precision: bf16"))
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": found})
+    config = Config(project)
+    inputs = [Path("data", "quickstart", f"{part}.safetensors") for part in ("train", "validate")]
+    Session("pretrain", config.dense_run(DENSE), config, inputs).job()
+    assert caplog.text.count("this processor has no bf16 instructions") == said
 
 
 def limited(project, *arguments, megabytes):

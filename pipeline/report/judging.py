@@ -16,6 +16,7 @@ EXACT = 1e-9  # a tie of whole pictures, after floating point
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
 # What two runs share that are compared; their seeds share the method's own parameters too.
 SHARED = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "retrain")
+IN_WORDS = {REPRODUCED: "in favour", NOT_REPRODUCED: "against", INCONCLUSIVE: "open"}
 MIXED = "its runs differ in more than method and seed"
 Studies = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -43,6 +44,11 @@ class Finding:
         return list(self.evidence) or list(dict.fromkeys(own))
 
     @property
+    def shown(self) -> list[str]:
+        """The records of all its figures, whether they support claims or not."""
+        return list(dict.fromkeys(record_file(record.run).as_posix() for record in self.records)) or self.files
+
+    @property
     def described(self) -> dict[str, Any]:
         return {
             "experiment": self.answer.experiment,
@@ -53,6 +59,7 @@ class Finding:
             "why": self.why,
             **self.figures,
             "evidence": self.files,
+            "shown": self.shown,
         }
 
 
@@ -84,31 +91,31 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons, and what decided it; those that decide nothing are counted,
-    or named where nothing else was compared.
+    """One verdict of several comparisons, and what decided it; the others are counted.
 
-    A claim against several methods is reproduced only if something was decided against each of them; one that
-    names several networks (`every`) only if that is so for each network.
+    Comparisons of too few seeds decide nothing, and are named only where there is no other. A claim against several
+    methods is reproduced only if something was decided against each of them; one that names several networks
+    (`every`) only if that is so for each network.
     """
     if not findings:
         return NOT_RUN, "no record answers it"
     decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
     undecided = [found for found in findings if found not in decided]
-    rest = _counted(len(undecided)) if decided else [f"undecided: {_place(found)}" for found in undecided]
-    against = [_place(found) for found in decided if found.verdict == NOT_REPRODUCED]
-    if against:
-        return NOT_REPRODUCED, "; ".join(against + rest)
-    open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
-    open_ += _gaps(decided, claim)
-    if open_ or not decided:
-        return INCONCLUSIVE, "; ".join(open_ + rest)
-    return REPRODUCED, "; ".join([_place(found) for found in decided] + rest)
-
-
-def _counted(comparisons: int) -> list[str]:
-    if not comparisons:
-        return []
-    return [f"{comparisons} more {'decides' if comparisons == 1 else 'decide'} nothing (too few seeds that converged)"]
+    of = {kind: [found for found in decided if found.verdict == kind] for kind in IN_WORDS}
+    gaps = _gaps(decided, claim)
+    if of[NOT_REPRODUCED]:
+        verdict = NOT_REPRODUCED
+    elif of[INCONCLUSIVE] or gaps or not decided:
+        verdict = INCONCLUSIVE
+    else:
+        verdict = REPRODUCED
+    named = [_place(found) for found in of[verdict]] + (gaps if verdict == INCONCLUSIVE else [])
+    others = [f"{len(of[kind])} {words}" for kind, words in IN_WORDS.items() if kind != verdict and of[kind]]
+    if decided and undecided:
+        others.append(f"{len(undecided)} undecided (too few seeds that converged)")
+    elif undecided:
+        named += [f"undecided: {_place(found)}" for found in undecided]
+    return verdict, "; ".join(named + ([f"besides: {', '.join(others)}"] if others else []))
 
 
 def _gaps(decided: Sequence[Finding], claim: Claim) -> list[str]:
@@ -142,7 +149,7 @@ def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studi
     found = spread([record.difference for record in usable])
     least = min(record.metrics["benchmark"]["counts"]["compression_ratio"] for record in usable)
     figures = {**_figures(found), "compression_ratio": least, "seeds": [record.run.seed for record in usable]}
-    figures["accuracy"] = spread([record.metrics["evaluate"]["pruned_accuracy"] for record in usable]).mean
+    figures["accuracy"] = spread([_accuracy(record) for record in usable]).mean
     if least < claim.target.ratio:
         verdict, why = INCONCLUSIVE, f"the ratio {least:.2f} is below the target"
     elif found.n < claim.seeds:
@@ -150,7 +157,8 @@ def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studi
     else:
         verdict = REPRODUCED if found.mean >= claim.target.difference - EXACT else NOT_REPRODUCED
         why = f"mean {_points(found)}"
-    return [Finding(answer, text, verdict, why, figures, tuple(usable))]
+    why += _some_converged(len(usable), len(all_seeds))
+    return [Finding(answer, text, verdict, why, figures, tuple(all_seeds))]
 
 
 def superior(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
@@ -185,7 +193,12 @@ def _against(
     low, high = found.mean - found.margin, found.mean + found.margin
     target = claim.target.difference
     verdict = REPRODUCED if low > target else NOT_REPRODUCED if high < target else INCONCLUSIVE
-    return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used, rival)
+    why = f"mean {_points(found)}{_some_converged(len(usable), len(pairs))}"
+    return Finding(answer, text, verdict, why, figures, used, rival)
+
+
+def _some_converged(usable: int, all_: int) -> str:
+    return "" if usable == all_ else f" ({usable} of {all_} seeds converged)"
 
 
 def _better(several: Sequence[Sequence[Record]], ours: Sequence[Record], seeds: int) -> Sequence[Record]:
@@ -215,10 +228,19 @@ def economical(claim: Claim, answer: Answer, records: Sequence[Record], studies:
     fewer = all(ours.values_chosen < other.values_chosen for other in others.values())
     faster = all(ours.faster_than(other) for other in others.values())
     verdict = REPRODUCED if fewer and faster else INCONCLUSIVE if fewer or faster else NOT_REPRODUCED
-    why = f"fewer values chosen: {'yes' if fewer else 'no'}; less time to a good result: {'yes' if faster else 'no'}"
+    chosen = " or ".join(map(str, sorted({other.values_chosen for other in others.values()})))
+    soonest = min((other.seconds for other in others.values() if other.seconds is not None), default=None)
+    why = (
+        f"values to choose {ours.values_chosen}, others {chosen}; "
+        f"a good result {_after(ours.seconds)}, others {_after(soonest)}"
+    )
     methods = {name: each.described for name, each in found.items()}
     figures = {"n_seeds": 1, "methods": methods}
     return [Finding(answer, text, verdict, why, figures, evidence=(f"results/{study}.json",))]
+
+
+def _after(seconds: float | None) -> str:
+    return "never" if seconds is None else f"after {seconds:.0f} s"
 
 
 RULES: Mapping[str, Callable[[Claim, Answer, Sequence[Record], Studies], list[Finding]]] = {
@@ -234,9 +256,13 @@ def protocol(record: Record) -> str:
     return (
         f"{record.run.experiment}: {data['name']} (digest {data['digest'][:12]}), "
         f"{params['prepare']['validation']:,} pictures for validation, "
-        f"{params['pretrain']['epochs']} epochs of pretraining, {params['extra_epochs']} more for pruning and "
+        f"{_epochs(params['pretrain']['epochs'])} of pretraining, {params['extra_epochs']} more for pruning and "
         f"retraining and for the dense reference, {params['training']['precision']}; last epoch"
     )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def _matching(answer: Answer, method: str, records: Sequence[Record]) -> list[Record]:
