@@ -37,10 +37,11 @@ class Making:
     code: Mapping[str, Any]
 
 
-def write(root: Path, run: Run, making: Making) -> None:
+def write(root: Path, home: Path, run: Run, making: Making) -> None:
     """Write a finished stage's provenance: what it read and wrote, when, where and with what.
 
-    Each different making has a file of its own: DVC may bring any of their outputs back.
+    Each different making has a file of its own: DVC may bring any of their outputs back. `home` is the project that
+    keeps them, `root` where the stage ran: of DVC's queued experiments, a copy that goes away.
     """
     outputs = {path.as_posix(): digest_of_file(root / path) for path in making.outputs}
     content = {
@@ -56,7 +57,7 @@ def write(root: Path, run: Run, making: Making) -> None:
         "outputs": outputs,
     }
     made = json.dumps([making.params, making.inputs, outputs], sort_keys=True)
-    write_json(root / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
+    write_json(home / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
 
 
 def git_state(root: Path) -> dict[str, Any]:

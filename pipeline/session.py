@@ -90,7 +90,7 @@ class Session:
         if error[0] is None:
             threads = self.experiment.training.threads
             making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads, self._code)
-            provenance.write(self.root, self.run, making)
+            provenance.write(self.root, find_root(), self.run, making)
         self.scratch.__exit__(*error)
 
     @property

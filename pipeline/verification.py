@@ -224,7 +224,7 @@ def _chain_problems(record: Record) -> Iterator[str]:
         yield f"it was pretrained for {epochs['pretrain']} epochs, not {record.params['pretrain']['epochs']}"
     if not epochs["reference"] == epochs["prune"] + epochs["retrain"] == record.params["extra_epochs"]:
         yield f"its pruning, retraining and reference did not take {record.params['extra_epochs']} extra epochs each"
-    if record.dataset["name"] != record.params["prepare"]["dataset"]:
+    if record.dataset["name"].partition(":")[0] != record.params["prepare"]["dataset"]:  # folder:its-name
         yield f"it was not evaluated on {record.params['prepare']['dataset']}, which its parameters name"
     if (record.converged is None) != (run.method in CUTS):
         yield f"converged is {record.converged}, which {run.method} cannot be"

@@ -18,6 +18,7 @@ from pipeline.files import digest_of_file, read_json, write_json
 from pipeline.layout import record_file
 from pipeline.provenance import UNKNOWN, changed_since
 from pipeline.report.claims import CLAIMS_FILE, Claims, read_claims
+from pipeline.report.economy import read_trials
 from pipeline.report.judging import judge
 from pipeline.report.ledger import Record, read_ledger
 from pipeline.report.published import PUBLISHED_FILE, read_published
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
 def audit_of(root: Path, claims: Claims, records: list[Record], before: dict[str, Any]) -> dict[str, Any]:
     """Everything that the verdicts rest on, by digest, and the verdicts; `before`: the audit that was there."""
     places = sorted(file.relative_to(root) for file in root.glob("results/*-*.json"))
-    studies = {place.stem: read_json(root / place)["trials"] for place in places}
+    studies = {place.stem: read_trials(root / place) for place in places}
     files = [CLAIMS_FILE, PUBLISHED_FILE, *places]
     states = commit_states(root, records, before.get("commits", {}))
     return {

@@ -1,5 +1,6 @@
 """The audit, as a stranger runs it: every way to tamper with the evidence is caught."""
 
+import dataclasses
 import json
 import shutil
 
@@ -494,6 +495,16 @@ def test_records_of_changed_method_code_are_marked(project):
     assert (project / "results/audit.json").read_bytes() == before
     rewrite(project, lambda content: content["provenance"]["prune"].update(commit="0123456789abcdef"))
     assert "may have changed since (the commit is not in this clone)" in audit(project, "--no-data").stdout
+
+
+def test_a_folder_of_ones_own_is_the_data_set_that_the_parameters_name(project):
+    record = ledger.read_record(project, RECORD)
+    said = "it was not evaluated on"
+    for dataset, name, right in (("folder", "folder:leaves", True), ("mnist", "folder:leaves", False)):
+        params = {**record.params, "prepare": {**record.params["prepare"], "dataset": dataset}}
+        evaluated = {**record.metrics["evaluate"], "dataset": name}
+        other = dataclasses.replace(record, params=params, metrics={**record.metrics, "evaluate": evaluated})
+        assert any(said in problem for problem in verification._chain_problems(other)) != right
 
 
 def test_a_listed_run_without_a_record_is_named(project):

@@ -1,6 +1,7 @@
 """What goes wrong is caused here, and answered with one clear sentence; nothing finished is lost."""
 
 import errno
+import json
 import os
 import random
 import resource
@@ -17,7 +18,11 @@ import torch
 from pipeline import files
 from pipeline.config import Config
 from pipeline.errors import PipelineError
-from pipeline.resume import Scratch
+from pipeline.files import sha256
+from pipeline.layout import DenseRun, provenance_folder
+from pipeline.provenance import Making
+from pipeline.provenance import write as write_making
+from pipeline.resume import Scratch, forget
 from pipeline.session import Session
 from tests.project import DENSE, RUN, copy_project, environment, run, stage
 
@@ -221,6 +226,31 @@ def test_a_damaged_checkpoint_is_put_aside(tmp_path, caplog, damage):
 def test_two_at_once_are_told_apart(tmp_path):
     with Scratch(tmp_path, "prune", {}), pytest.raises(PipelineError, match="another process is already working"):
         Scratch(tmp_path, "prune", {}).__enter__()
+
+
+def test_what_unfinished_stages_kept_is_forgotten_but_that_of_running_ones(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Scratch(tmp_path, "prune", {}) as stopped:
+        stopped.save({"epoch": 1})
+        raise KeyboardInterrupt
+    made = tmp_path / ".scratch/provenance/lenet5/dense-s0/pretrain/made.json"
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    with Scratch(tmp_path, "retrain", {}) as running:
+        running.save({"epoch": 1})
+        assert forget(tmp_path) == {stopped.folder.name: False, running.folder.name: True}
+        assert running.load() == {"epoch": 1}
+    assert not stopped.folder.exists()
+    assert made.exists()
+
+
+def test_makings_stay_in_the_project_where_dvc_runs_a_copy_of_it(tmp_path):
+    """As `dvc exp run --queue` does, which removes the copy afterwards."""
+    copy, home, run_ = tmp_path / "copy", tmp_path / "home", DenseRun("lenet5", 0)
+    (copy / "metrics").mkdir(parents=True)
+    (copy / "metrics/made.json").write_text("{}")
+    write_making(copy, home, run_, Making("pretrain", {}, {}, [Path("metrics/made.json")], 1.0, 1, {"commit": "c"}))
+    (making,) = (home / provenance_folder(run_, "pretrain")).glob("*.json")
+    assert json.loads(making.read_text())["outputs"] == {"metrics/made.json": sha256(b"{}")}
 
 
 def test_two_repros_at_once_disturb_nothing(project):
