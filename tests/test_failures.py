@@ -1,6 +1,7 @@
 """What goes wrong is caused here, and answered with one clear sentence; nothing finished is lost."""
 
 import errno
+import importlib
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from pipeline.provenance import Making
 from pipeline.provenance import write as write_making
 from pipeline.resume import Scratch, forget
 from pipeline.session import Session
-from tests.project import DENSE, RUN, copy_project, environment, run, stage
+from tests.project import DENSE, RUN, copy_project, environment, run, stage, stage_here
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,16 @@ def project(prepared, tmp_path):
     return shutil.copytree(prepared, tmp_path / "project")
 
 
-def answer(folder, *arguments, **more) -> str:
-    """What a failing stage says: one line, no traceback."""
-    done = stage(folder, *arguments, check=False, **more)
+def answer(folder, name, *arguments) -> str:
+    """What a failing stage says: one line."""
+    done = stage_here(folder, importlib.import_module(f"stages.{name}").main, *arguments)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def printed(folder, *arguments) -> str:
+    """The same of a process of its own: one line, no traceback."""
+    done = stage(folder, *arguments, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -110,7 +118,7 @@ def test_a_learning_rate_that_explodes_stops_with_its_place(project):
     start = text.index("pretrain:")
     changed = text[:start] + text[start:].replace("learning_rate: 0.002", "learning_rate: 1.0e+18", 1)
     (project / "params.yaml").write_text(changed)
-    said = answer(project, "pretrain", DENSE)
+    said = printed(project, "pretrain", DENSE)
     assert "the loss became" in said
     assert "epoch 1, step" in said
     assert "at learning rate" in said
