@@ -236,6 +236,41 @@ def test_two_at_once_are_told_apart(tmp_path):
         Scratch(tmp_path, "prune", {}).__enter__()
 
 
+def test_a_resumed_stage_counts_the_seconds_of_all_its_sessions(project, monkeypatch):
+    monkeypatch.chdir(project)
+    config = Config(project)
+    inputs = [Path("data", "quickstart", f"{part}.safetensors") for part in ("train", "validate")]
+    with pytest.raises(KeyboardInterrupt), Session("pretrain", config.dense_run(DENSE), config, inputs) as first:
+        first._started -= 100
+        first.save({"epoch": 1})
+        raise KeyboardInterrupt
+    with Session("pretrain", config.dense_run(DENSE), config, inputs) as second:
+        assert second.load() == {"epoch": 1}
+        assert 100 <= second.seconds < 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such request")
+def test_a_stage_ends_with_the_process_that_started_it(project):
+    shutil.rmtree(project / "artifacts")
+    start = "import subprocess, sys; stage = subprocess.Popen(sys.argv[1:]); print(stage.pid, flush=True); stage.wait()"
+    command = [sys.executable, "-c", start, sys.executable, "-m", "stages.pretrain", DENSE]
+    parent = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, text=True)
+    stat = Path("/proc", parent.stdout.readline().strip(), "stat")
+    until(lambda: checkpoints(project))
+    parent.kill()
+    parent.wait()
+    until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    assert checkpoints(project)  # it was still at work, and goes on from here
+
+
+def until(holds, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_what_unfinished_stages_kept_is_forgotten_but_that_of_running_ones(tmp_path):
     with pytest.raises(KeyboardInterrupt), Scratch(tmp_path, "prune", {}) as stopped:
         stopped.save({"epoch": 1})
