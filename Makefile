@@ -24,8 +24,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 repro: install ## run the pipeline: the quickstart, or EXP=lenet5 for one of the paper's experiments
-	@python -m stages.check $(EXP)
-	@dvc repro $(if $(filter quickstart,$(EXP)),,paper/dvc.yaml:report@$(EXP))
+	@target=$$(python -m stages.check $(EXP)) && dvc repro $$target
 	@python -m stages.report $(EXP) --show
 
 test: install ## the test suite, without the slow tests
@@ -58,7 +57,7 @@ export: install ## write a finished run's network as ONNX and sparse files into 
 prove: install ## on the whole test set, compacted and compiled networks answer as the recorded ones: EXP=lenet5, or RUN=name
 	@python -m stages.prove $(if $(RUN),$(RUN),$(EXP))
 
-register: install ## the same, and put both networks into MLflow's model registry: RUN=name
+register: install ## export, and put both networks into MLflow's model registry: RUN=name
 	@python -m stages.export $(RUN) --register
 
 audit: install ## verdicts on the paper's claims, every record checked against its network, every table against the ledger
@@ -78,5 +77,5 @@ bench: install ## what an ADMM epoch costs beside a plain one, both sides in one
 profile: install ## where the time of an epoch goes, once the data is prepared: EXP=resnet32
 	@python -m stages.profile_training $(EXP)
 
-clean: ## forget unfinished stages (finished results stay)
-	rm -rf .scratch
+clean: install ## forget what unfinished stages kept (those that run now, and finished results, stay)
+	@python -m stages.clean

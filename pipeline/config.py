@@ -1,5 +1,6 @@
 """The configuration: the parameters and the run lists, read and checked as a whole."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from pipeline.yaml_files import read_yaml
 
 PARAMS_FILE = "params.yaml"
 RUN_LISTS = ("runs.yaml", "paper/runs.yaml")
+MOST_NAMES, NEAREST = 20, 5  # of unknown ones an error names
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -136,6 +138,11 @@ class Config:
         self.experiment(experiment)
         return [run for run in self.pruned_runs.values() if run.experiment == experiment]
 
+    def pipeline_file(self, experiment: str) -> str:
+        """The DVC file beside the list that has the experiment's runs."""
+        listed = (name for name, listing in self._lists.items() if experiment in listing.prepared)
+        return Path(next(listed)).with_name("dvc.yaml").as_posix()
+
     def params_of(self, run: DenseRun | PrunedRun, blocks: Iterable[str]) -> dict[str, Any]:
         """The raw parameters that a run's stages read, nested; of `prune` only the run's own method."""
         raw = self._raw["experiments"][run.experiment]
@@ -162,8 +169,16 @@ def _valid(kind: type[Model], content: Any, file: str) -> Model:
 
 def _pick(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     if name not in known:
-        raise ConfigError(f"unknown {kind} {name!r}; known are: {', '.join(known) or 'none'}")
+        raise ConfigError(f"unknown {kind} {name!r}; known are: {_some(name, list(known))}")
     return known[name]
+
+
+def _some(name: str, known: list[str]) -> str:
+    """All names, or those of many that are most like the one asked for."""
+    if len(known) <= MOST_NAMES:
+        return ", ".join(known) or "none"
+    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0)
+    return f"{', '.join(near)}, and {len(known) - len(near)} more in {' and '.join([PARAMS_FILE, *RUN_LISTS])}"
 
 
 def _joined(where: str, problems: list[str]) -> str:

@@ -20,7 +20,13 @@ def root() -> Path:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Run a stage's `main` with the command's arguments; exit 1 with one sentence on a known error."""
+    """Run a stage's `main` with the command's arguments; exit 1 with one sentence on a known error.
+
+    Asked for help, show what the stage's file says of itself.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(sys.modules["__main__"].__doc__)
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA is deterministic only with this, set early
     _die_with_parent()
@@ -61,5 +67,5 @@ def arguments_of(arguments: list[str], *names: str) -> list[str]:
         PipelineError: too few or too many.
     """
     if len(arguments) != len(names):
-        raise PipelineError(f"expected {' '.join(names)}, got {' '.join(arguments) or 'nothing'}")
+        raise PipelineError(f"expected {' '.join(names) or 'no arguments'}, got {' '.join(arguments) or 'nothing'}")
     return arguments

@@ -18,6 +18,7 @@ from pipeline.layout import Run, provenance_folder
 SOURCES = ("pipeline", "stages", "params.yaml", "dvc.yaml", "runs.yaml", "paper/dvc.yaml", "paper/runs.yaml")
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "dvc", "mlflow", "onnx", "onnxruntime", "openvino")
 NOT_INSTALLED = "not installed"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Making:
     code: Mapping[str, Any]
 
 
-def write(root: Path, run: Run, making: Making) -> None:
+def write(root: Path, home: Path, run: Run, making: Making) -> None:
     """Write a finished stage's provenance: what it read and wrote, when, where and with what.
 
-    Each different making has a file of its own: DVC may bring any of their outputs back.
+    Each different making has a file of its own: DVC may bring any of their outputs back. `home` is the project that
+    keeps them, `root` where the stage ran: of DVC's queued experiments, a copy that goes away.
     """
     outputs = {path.as_posix(): digest_of_file(root / path) for path in making.outputs}
     content = {
@@ -55,29 +57,29 @@ def write(root: Path, run: Run, making: Making) -> None:
         "outputs": outputs,
     }
     made = json.dumps([making.params, making.inputs, outputs], sort_keys=True)
-    write_json(root / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
+    write_json(home / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
 
 
 def git_state(root: Path) -> dict[str, Any]:
     """Commit, and whether code or parameters differ from it (results that a run rewrites do not count)."""
-    commit = _git(root, "rev-parse", "HEAD") or "unknown"
+    commit = _git(root, "rev-parse", "HEAD") or UNKNOWN
     changed = _git(root, "status", "--porcelain", "--", *SOURCES)
-    return {"commit": commit, "dirty": bool(changed) or commit == "unknown"}
+    return {"commit": commit, "dirty": changed != "" or commit == UNKNOWN}
 
 
 def changed_since(root: Path, commit: str, path: str) -> str:
     """Whether a folder's files differ from those of a commit: changed, unchanged or unknown (no such commit here)."""
-    if not _git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
-        return "unknown"
-    return "changed" if _git(root, "diff", "--name-only", commit, "--", path) else "unchanged"
+    differ = _git(root, "diff", "--name-only", commit, "--", path)
+    return UNKNOWN if differ is None else "changed" if differ else "unchanged"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git says; None: nothing, because it failed or took too long."""
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def machine() -> dict[str, Any]:

@@ -81,6 +81,21 @@ class Scratch:
         write_bytes(self.folder / "checkpoint", sha256(content).encode() + b"\n" + content)
 
 
+def forget(root: Path) -> dict[str, bool]:
+    """Remove the folders of unfinished stages; each one's name, and whether it is in use and stays."""
+    found = {}
+    for lock in sorted((root / SCRATCH).glob("*/lock")):
+        with open(lock) as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found[lock.parent.name] = True
+                continue
+            shutil.rmtree(lock.parent, ignore_errors=True)
+            found[lock.parent.name] = False
+    return found
+
+
 class NoCheckpoint:
     """A phase that keeps nothing."""
 

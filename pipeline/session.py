@@ -1,10 +1,12 @@
 """One run of one stage: its parameters and inputs, resuming, tracking and provenance."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline import layout, provenance
@@ -46,6 +48,8 @@ CODE = (
     "training",
     "evaluation/accuracy.py",
 )
+SLOW_BF16 = "precision bf16: this processor has no bf16 instructions, and would train many times faster in fp32"
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -86,7 +90,7 @@ class Session:
         if error[0] is None:
             threads = self.experiment.training.threads
             making = Making(self.stage, self.params, self.inputs, self._outputs, self.seconds, threads, self._code)
-            provenance.write(self.root, self.run, making)
+            provenance.write(self.root, find_root(), self.run, making)
         self.scratch.__exit__(*error)
 
     @property
@@ -117,7 +121,10 @@ class Session:
     def job(self) -> Job:
         """The stage's training job; more processes, where the parameters ask for them, start here."""
         engine = start_engine(self.experiment.training)
-        prepare_torch(self.experiment.training.threads)
+        training = self.experiment.training
+        prepare_torch(training.threads)
+        if self.first and training.precision == "bf16" and engine.device.type == "cpu" and not _has_bf16():
+            log.warning(SLOW_BF16)
         train, validate = self.pictures("train"), self.pictures("validate")
         return Job(self.stage, self.experiment, self.run.seed, train, validate, self, self.on_epoch, engine)
 
@@ -175,6 +182,10 @@ def tracked_params(config: Config, run: Run) -> dict[str, Any]:
         return {"seed": run.seed, **config.params_of(run, blocks)}
     own = {"method": run.method, "ratio": run.ratio, "seed": run.seed}
     return {**own, **config.params_of(run, TRACKED)}
+
+
+def _has_bf16() -> bool:
+    return any(found for name, found in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def _existing(path: Path) -> Path:

@@ -243,9 +243,11 @@ def _read(path: Path) -> _Content:
             streams = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror or error}); correct it and try again") from error
     except _LaterVersion as error:
         raise ArtifactError(f"{path} is of {error}; update this project or run its stage again") from error
-    except (ArtifactError, safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (ArtifactError, safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     return _Content(description["about"], description["digest"], coded, rest, streams)
 

@@ -73,7 +73,9 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; run the stage that makes it, or `dvc pull`") from error
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror or error}); correct it and try again") from error
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged or not a tensor file of this project ({error}); delete it and run its stage again"
         ) from error

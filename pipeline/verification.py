@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.evaluation.accuracy import evaluate
 from pipeline.evaluation.counts import counts, layer_counts
 from pipeline.files import digest_of_file, json_bytes, sha256
-from pipeline.layout import DENSE_STAGES, iterations_file, metrics_file, owner, weights_file
+from pipeline.layout import DENSE_STAGES, data_file, iterations_file, metrics_file, owner, weights_file
 from pipeline.models import build
 from pipeline.params import Model, Prepare
 from pipeline.pruning.control import converged
@@ -35,6 +35,8 @@ AFTER_LAST_UPDATE = 0.1  # the residual moves so much at most, in parts of it, i
 BATCH = 100  # small enough for the processor's caches
 EVALUATED = {"retrain": "pruned_accuracy", "pretrain": "dense_accuracy", "reference": "reference_accuracy"}
 CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
+# No file of a network is larger: a value and a position for each survivor, a value for all else, classes and a header.
+VALUE_BYTES, POSITION_BYTES, HEADER_BYTES, MOST_CLASSES = 4, 4, 65_536, 1_000
 COUNTED = ("surviving_weights", "prunable_weights", "compression_ratio", "compression_ratio_all_parameters")
 
 
@@ -114,12 +116,17 @@ def _prepare(root: Path, block: Prepare) -> PictureSet:
     return picture_set(tensors["test"], about)
 
 
-def check(root: Path, record: Record, pictures: RecordedTests) -> Checked:
+def check(root: Path, record: Record, pictures: RecordedTests, without_dense: Collection[str] = ()) -> Checked:
     """Check the record's figures, load its networks, count the survivors, evaluate each network on the test set.
 
     Networks that are too large to be committed are taken from where the run left them, if they still are there.
+    `without_dense`: experiments whose records need not have the dense networks.
     """
     problems = [*_arithmetic_problems(record), *_chain_problems(record), *_curve_problems(root, record)]
+    try:
+        problems += _missing_networks(record, without_dense)
+    except (ConfigError, ArtifactError) as error:
+        return Checked(record.run.name, not_verified=str(error))
     files = {stage: network_file(root, record, stage) for stage in EVALUATED}
     if files["retrain"] is None:
         return Checked(record.run.name, tuple(problems), not_committed=True)
@@ -191,8 +198,6 @@ def _chain_problems(record: Record) -> Iterator[str]:
     place = weights_file(run, "prune").as_posix()
     if made["retrain"]["inputs"].get(place, "none") != made["prune"]["outputs"].get(place):
         yield "the network that was retrained is not the one that was pruned"
-    if record.sparse_network is None and record.metrics["benchmark"]["bytes"]["sparse"] < LARGEST_BYTES:
-        yield "its network is small enough for git, and is not recorded"
     place = weights_file(run, "retrain").as_posix()
     evaluated = made["evaluate"]["inputs"].get(place)
     recorded = record.sparse_network["sha256"] if record.sparse_network else evaluated
@@ -208,7 +213,18 @@ def _chain_problems(record: Record) -> Iterator[str]:
     for stage in ("reference", "prune"):
         if made[stage]["inputs"].get(place) != made["pretrain"]["outputs"].get(place):
             yield f"its stage {stage} did not start from the dense network"
-    if record.dataset["name"] != record.params["prepare"]["dataset"]:
+    for part in ("train", "validate"):
+        place = data_file(run.experiment, part).as_posix()
+        if len({one["inputs"][place] for one in made.values() if place in one["inputs"]}) > 1:
+            yield f"its stages read different files {place}"
+    epochs = {
+        stage: record.metrics[stage].get("epochs", math.nan) for stage in ("pretrain", "reference", "prune", "retrain")
+    }
+    if epochs["pretrain"] != record.params["pretrain"]["epochs"]:
+        yield f"it was pretrained for {epochs['pretrain']} epochs, not {record.params['pretrain']['epochs']}"
+    if not epochs["reference"] == epochs["prune"] + epochs["retrain"] == record.params["extra_epochs"]:
+        yield f"its pruning, retraining and reference did not take {record.params['extra_epochs']} extra epochs each"
+    if record.dataset["name"].partition(":")[0] != record.params["prepare"]["dataset"]:  # folder:its-name
         yield f"it was not evaluated on {record.params['prepare']['dataset']}, which its parameters name"
     if (record.converged is None) != (run.method in CUTS):
         yield f"converged is {record.converged}, which {run.method} cannot be"
@@ -222,10 +238,35 @@ def _curve_problems(root: Path, record: Record) -> Iterator[str]:
     ):
         yield f"{place} is missing, or not what the stage prune wrote"
         return
-    *_, last = csv.DictReader((root / place).read_text().splitlines())
-    said = record.metrics["prune"].get("primal_residual")
-    if said is not None and not math.isclose(said, float(last["primal_residual"]), rel_tol=AFTER_LAST_UPDATE):
-        yield f"its primal residual is {said:.3f}, {place} ends at {float(last['primal_residual']):.3f}"
+    prune = record.metrics["prune"]
+    if prune["converged"] is None:
+        return
+    updates = list(csv.DictReader((root / place).read_text().splitlines()))
+    last = updates[-1] if updates else {}
+    nonzeros, residual = (float(last.get(name, math.nan)) for name in ("nonzeros", "primal_residual"))
+    said = prune.get("primal_residual", math.nan)
+    if len(updates) != prune["updates"]:
+        yield f"it had {prune['updates']} updates, {place} has {len(updates)}"
+    if nonzeros != prune["nonzeros_at_handover"]:
+        yield f"it had {prune['nonzeros_at_handover']} nonzeros at the hand-over, {place} ends at {nonzeros:.0f}"
+    if not math.isclose(said, residual, rel_tol=AFTER_LAST_UPDATE):
+        yield f"its primal residual is {said:.3f}, {place} ends at {residual:.3f}"
+
+
+def _missing_networks(record: Record, without_dense: Collection[str]) -> Iterator[str]:
+    """Networks that are not recorded, although no file of such a network is too large for git."""
+    network = build(Model.model_validate(record.params["model"]), MOST_CLASSES, record.run.seed)
+    values = sum(tensor.numel() for tensor in network.state_dict().values())
+    prunable = sum(weight.numel() for weight in prunable_weights(network).values())
+    survivors = survivors_asked(prunable, record.run.ratio)
+    sparse = survivors * (VALUE_BYTES + POSITION_BYTES) + (values - prunable) * VALUE_BYTES + HEADER_BYTES
+    if record.sparse_network is None and sparse < LARGEST_BYTES:
+        yield "its network is small enough for git, and is not recorded"
+    if values * VALUE_BYTES + HEADER_BYTES >= LARGEST_BYTES or record.run.experiment in without_dense:
+        return
+    for stage in DENSE_STAGES:
+        if stage not in record.dense_networks:
+            yield f"its dense network of {stage} is small enough for git, and is not recorded"
 
 
 def _count_problems(record: Record, network: nn.Module, picture: Tensor) -> Sequence[str]:
@@ -250,7 +291,7 @@ def _arithmetic_problems(record: Record) -> Sequence[str]:
     if prune["survivors_asked"] != asked:
         problems.append(f"survivors_asked is {prune['survivors_asked']}, {record.run.ratio}x asks for {asked}")
     if prune["converged"] is not None and prune["converged"] != converged(
-        prune["nonzeros_at_handover"], prune["survivors_asked"], prune["primal_residual"]
+        prune["nonzeros_at_handover"], prune["survivors_asked"], prune.get("primal_residual", math.nan)
     ):
         problems.append("converged does not follow from nonzeros and primal residual at the hand-over")
     return problems

@@ -7,15 +7,18 @@ verdicts differ from those that were there. `--no-data`: verdicts only, no netwo
 """
 
 from argparse import ArgumentParser
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pipeline import entry
+from pipeline.config import Config
 from pipeline.errors import ArtifactError
 from pipeline.files import digest_of_file, read_json, write_json
 from pipeline.layout import record_file
-from pipeline.provenance import changed_since
+from pipeline.provenance import UNKNOWN, changed_since
 from pipeline.report.claims import CLAIMS_FILE, Claims, read_claims
+from pipeline.report.economy import read_trials
 from pipeline.report.judging import judge
 from pipeline.report.ledger import Record, read_ledger
 from pipeline.report.published import PUBLISHED_FILE, read_published
@@ -34,14 +37,14 @@ def main(arguments: list[str]) -> None:
     root = entry.root()
     claims, records = read_claims(root, read_published(root)), read_ledger(root)
     before = read_json(root / AUDIT_FILE) if (root / AUDIT_FILE).is_file() else {}
-    audit = audit_of(root, claims, records, before.get("code_since"))
+    audit = audit_of(root, claims, records, before)
     problems = differences(before, audit) if before else []
     write_json(root / AUDIT_FILE, audit)
     for entry_ in audit["claims"]:
         scale = f" ({entry_['scale']} scale)" if entry_["scale"] else ""
         print(f"{entry_['id']}  {entry_['verdict']}{scale}: {entry_['why']}")
     if not options.no_data:
-        checked = verify(root, records)
+        checked = verify(root, records, claims.without_dense)
         problems += [each.sentence for each in checked if each.failed]
         large = sum(each.not_committed for each in checked)
         note = f"; {large} more have networks too large to be committed" if large else ""
@@ -49,21 +52,25 @@ def main(arguments: list[str]) -> None:
         verified = sum(each.verified for each in checked)
         print(f"{verified} of {len(checked)} records verified, {dense} with their dense networks{note}")
     for state, runs in by_state(audit["code_since"]).items():
-        print(f"{METHOD_CODE} {CODE_STATES[state]} {len(runs)} records: {', '.join(runs)}")
+        print(f"{len(runs)} records: {CODE_STATES[state]}: {', '.join(runs)}")
+    if missing := not_recorded(root, records):
+        print(f"listed, not recorded: {', '.join(missing)}")
     if problems:
         raise ArtifactError("\n  ".join(["the audit found:", *problems]))
 
 
-def audit_of(root: Path, claims: Claims, records: list[Record], known: dict[str, str] | None) -> dict[str, Any]:
-    """Everything that the verdicts rest on, by digest, and the verdicts; `known`: as for `code_since`."""
+def audit_of(root: Path, claims: Claims, records: list[Record], before: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the verdicts rest on, by digest, and the verdicts; `before`: the audit that was there."""
     places = sorted(file.relative_to(root) for file in root.glob("results/*-*.json"))
-    studies = {place.stem: read_json(root / place)["trials"] for place in places}
+    studies = {place.stem: read_trials(root / place) for place in places}
     files = [CLAIMS_FILE, PUBLISHED_FILE, *places]
+    states = commit_states(root, records, before.get("commits", {}))
     return {
         "claims": [judge(claim, records, studies) for claim in claims.claims],
         "choices": claims.choices,
         "rests_on": {file.as_posix(): digest_of_file(root / file) for file in files},
-        "code_since": code_since(root, records, known),
+        "commits": states,
+        "code_since": code_since(records, states),
     }
 
 
@@ -77,27 +84,41 @@ def differences(before: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     return [f"{AUDIT_FILE} said otherwise of {', '.join(changed)}; {advice}"] if changed else []
 
 
-def verify(root: Path, records: list[Record]) -> list[Checked]:
-    """Check each record, with a line of progress each."""
+def verify(root: Path, records: list[Record], without_dense: Collection[str]) -> list[Checked]:
+    """Check each record, with a line of progress each; `without_dense`: as for `check`."""
     prepare_torch(THREADS)
     pictures, found = RecordedTests(root), []
     for number, record in enumerate(records, start=1):
-        found.append(check(root, record, pictures))
+        found.append(check(root, record, pictures, without_dense))
         print(f"[{number}/{len(records)}] {found[-1].sentence}", flush=True)
     return found
 
 
-def code_since(root: Path, records: list[Record], known: dict[str, str] | None) -> dict[str, str]:
-    """What became of the method's code since each record was pruned, of those where it is not the same.
+def commit_states(root: Path, records: list[Record], known: dict[str, str]) -> dict[str, str]:
+    """What became of the method's code since each commit that records were pruned at.
 
-    Where the commit is not in this clone, perhaps a copy without git, what the audit before said (`known`) stays.
+    Of a commit that is not in this clone, perhaps a copy without git, what the audit before said (`known`) stays.
     """
-    made = {record_file(record.run).as_posix(): record.provenance["prune"] for record in records}
-    states = {commit: changed_since(root, commit, METHOD_CODE) for commit in {one["commit"] for one in made.values()}}
-    found = {file: "uncommitted" if one["dirty"] else states[one["commit"]] for file, one in made.items()}
-    if known is not None:
-        found |= {file: known.get(file, "unchanged") for file, state in found.items() if state == "unknown"}
+    commits = sorted({record.provenance["prune"]["commit"] for record in records})
+    states = {commit: changed_since(root, commit, METHOD_CODE) for commit in commits}
+    return {commit: known.get(commit, state) if state == UNKNOWN else state for commit, state in states.items()}
+
+
+def code_since(records: list[Record], states: dict[str, str]) -> dict[str, str]:
+    """The records that were not made by the method's present code, all of it committed, and why not."""
+    found = {}
+    for record in records:
+        dirty = any(made["dirty"] for made in record.provenance.values())
+        state = "uncommitted" if dirty else states[record.provenance["prune"]["commit"]]
+        found[record_file(record.run).as_posix()] = state
     return {file: state for file, state in found.items() if state != "unchanged"}
+
+
+def not_recorded(root: Path, records: list[Record]) -> list[str]:
+    """The runs of the paper's list that have no record: an audit of what was chosen to be shown says what was not."""
+    recorded = {record.run.experiment for record in records}, {record.run.name for record in records}
+    runs = Config(root).pruned_runs.values()
+    return [run.name for run in runs if run.experiment in recorded[0] and run.name not in recorded[1]]
 
 
 def by_state(states: dict[str, str]) -> dict[str, list[str]]:

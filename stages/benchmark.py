@@ -14,7 +14,7 @@ from pipeline.benchmark.rows import nested
 from pipeline.benchmark.runtimes import SPARSE, contenders, timed
 from pipeline.config import Config
 from pipeline.data.batches import in_order
-from pipeline.deploy.compaction import Compacted, compact
+from pipeline.deploy.compaction import Compacted, Constant, compact
 from pipeline.deploy.graph import Untraceable
 from pipeline.evaluation.counts import counts, layer_counts, magnitudes
 from pipeline.files import zstd_bytes
@@ -83,10 +83,11 @@ def sizes_of(dense: Path, sparse: Path, folder: Path, prunable: list[str]) -> di
 
 
 def compacted_of(network: nn.Module, picture: Tensor) -> Compacted | None:
-    """The compacted network; None where it cannot be traced, so that the pruned one is timed as it is."""
+    """The compacted network; None where it cannot be traced or nothing would be left of it, so that the pruned one is
+    timed as it is."""
     try:
         return compact(network, picture)
-    except Untraceable as error:
+    except (Untraceable, Constant) as error:
         log.warning("the compacted network is left out, and the pruned one timed as it is: %s", error)
         return None
 

@@ -1,4 +1,4 @@
-"""`python -m stages.check EXPERIMENT`: check all parameters and run lists, and that it has a listed run."""
+"""`python -m stages.check EXPERIMENT`: check all parameters and run lists; print what DVC is to reproduce."""
 
 from pipeline import entry
 from pipeline.config import Config
@@ -7,8 +7,10 @@ from pipeline.errors import ConfigError
 
 def main(arguments: list[str]) -> None:
     (name,) = entry.arguments_of(arguments, "EXPERIMENT")
-    if not Config(entry.root()).runs_of(name):
+    config = Config(entry.root())
+    if not config.runs_of(name):
         raise ConfigError(f"no run of {name} is listed; add one to paper/runs.yaml (README shows how)")
+    print(f"{config.pipeline_file(name)}:report@{name}")
 
 
 if __name__ == "__main__":

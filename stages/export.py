@@ -24,7 +24,7 @@ from pipeline.deploy.answers import difference, noise_like
 from pipeline.deploy.compaction import Compacted, compact
 from pipeline.deploy.onnx_files import export
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.files import read_json, write_bytes, zstd_bytes
+from pipeline.files import digest_of_file, read_json, write_bytes, zstd_bytes
 from pipeline.models import build, misfits
 from pipeline.params import Model, Prepare, Training
 from pipeline.pruning.masks import prunable_weights
@@ -95,6 +95,7 @@ def source_of(config: Config, run: layout.PrunedRun) -> Source:
     """
     own, recorded = layout.weights_file(run, "retrain"), layout.recorded_network_file(run)
     if (config.root / own).is_file():
+        check_parameters(config, run, own)
         experiment = config.experiment(run.experiment)
         prepare, training, model = experiment.prepare, experiment.training, experiment.model
         return Source(own, model, prepare.dataset, picture_shape(prepare.dataset, training.crop))
@@ -107,6 +108,21 @@ def source_of(config: Config, run: layout.PrunedRun) -> Source:
     prepare, training = Prepare.model_validate(params["prepare"]), Training.model_validate(params["training"])
     model = Model.model_validate(params["model"])
     return Source(recorded, model, prepare.dataset, picture_shape(prepare.dataset, training.crop))
+
+
+def check_parameters(config: Config, run: layout.PrunedRun, network: Path) -> None:
+    """Raises ArtifactError where params.yaml describes another network than the one that the run left."""
+    digest = digest_of_file(config.root / network)
+    for file in (config.root / layout.provenance_folder(run, "retrain")).glob("*.json"):
+        making = read_json(file)
+        if making["outputs"].get(network.as_posix()) != digest:
+            continue
+        now = config.params_of(run, ("model", "training"))
+        if other := [block for block, value in now.items() if making["params"].get(block) != value]:
+            raise ArtifactError(
+                f"{network} was made with other parameters than params.yaml has now ({', '.join(other)}); "
+                "put them back, or run `dvc repro`"
+            )
 
 
 def network_of(model: Model, state: Mapping[str, Tensor]) -> nn.Module:

@@ -8,6 +8,8 @@ import logging
 import pstats
 from dataclasses import replace
 
+from torch import Tensor
+
 from pipeline import assembly, entry, layout, provenance
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet, picture_set
@@ -37,11 +39,15 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (1, 2) or not all(number.isdigit() for number in arguments[1:]):
         raise ConfigError(f"expected EXPERIMENT [BATCHES], got {' '.join(arguments) or 'nothing'}")
     experiment = Config(entry.root()).experiment(arguments[0])
+    if experiment.prune.method(METHOD) is None:
+        raise ConfigError(f"experiments.{arguments[0]}.prune has no block {METHOD}, whose epoch is profiled")
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     prepare_torch(experiment.training.threads)
     train, validate = pictures(arguments[0], "train"), pictures(arguments[0], "validate")
     if arguments[1:]:
         count = int(arguments[1]) * experiment.training.batch_size
+        if not isinstance(train.images, Tensor):
+            raise ConfigError(f"the pictures of {arguments[0]} are no tensor in memory; leave BATCHES out")
         train = replace(train, images=train.images[:count], labels=train.labels[:count])
     job = assembly.Job("profile", experiment, 0, train, validate, NoCheckpoint())
     seconds = profiled(job)

@@ -11,9 +11,10 @@ from pipeline import assembly, entry, layout, provenance
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet, picture_set
 from pipeline.errors import ConfigError
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.layout import DenseRun, study_file
 from pipeline.params import Study
+from pipeline.report.economy import read_trials
 from pipeline.resume import NoCheckpoint
 from pipeline.settings import prepare_torch
 from pipeline.tensors import load_tensors
@@ -28,14 +29,14 @@ def main(arguments: list[str]) -> None:
     if name not in studies:
         raise ConfigError(f"{experiment} has no study {name!r}; params.yaml has: {', '.join(studies) or 'none'}")
     study, file = studies[name], entry.root() / study_file(experiment, name)
-    rows = read_json(file)["trials"] if file.is_file() else []
     asked = list(trials(config, experiment, study))
     for number, trial in enumerate(asked, start=1):
-        if not any(row["trial"] == trial for row in rows):
+        if not any(row["trial"] == trial for row in read_trials(file)):
             print(f"trial {number} of {len(asked)}: {trial['method']} {trial['values']}", flush=True)
-            rows.append({"trial": trial, **run(config, experiment, study, trial)})
-            write_json(file, {"experiment": experiment, "study": name, "trials": rows})
-    current = [row for row in rows if row["trial"] in asked]
+            made = {"trial": trial, **run(config, experiment, study, trial)}
+            # read again: another process may have written meanwhile
+            write_json(file, {"experiment": experiment, "study": name, "trials": [*read_trials(file), made]})
+    current = [row for row in read_trials(file) if row["trial"] in asked]
     write_json(file, {"experiment": experiment, "study": name, "trials": current})
     for row in current:
         print(summary(row))

@@ -64,7 +64,9 @@ class RandomNetwork(nn.Module):
             return nn.Conv2d(channels, widths, kernel, choice([1, 1, 2]), choice([0, 1]), bias=choice([True, False]))
         if kind == "max":
             return nn.MaxPool2d(3, choice([1, 2]), choice([0, 1]))
-        return {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU(), "average": nn.AvgPool2d(2)}[kind]
+        if kind == "average":
+            return nn.AvgPool2d(2, choice([1, 2]), choice([0, 1]))
+        return {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}[kind]
 
     def _prune(self) -> None:
         """Weights at random places, some filters without any, norms that do something."""

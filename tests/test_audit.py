@@ -1,11 +1,13 @@
 """The audit, as a stranger runs it: every way to tamper with the evidence is caught."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 import torch
 
+from pipeline import verification
 from pipeline.config import Config
 from pipeline.data.batches import in_order
 from pipeline.evaluation.accuracy import evaluate
@@ -14,6 +16,7 @@ from pipeline.files import digest_of_file, json_bytes, sha256
 from pipeline.layout import (
     DENSE_STAGES,
     PrunedRun,
+    iterations_file,
     metrics_file,
     owner,
     record_file,
@@ -21,6 +24,7 @@ from pipeline.layout import (
     weights_file,
 )
 from pipeline.models import build
+from pipeline.provenance import changed_since, git_state
 from pipeline.pruning.masks import apply_, largest, prunable_weights
 from pipeline.report import ledger
 from pipeline.report.deployment_tables import proof_table, read_proofs
@@ -92,7 +96,10 @@ def measure(root) -> None:
     dense["dense_best_accuracy"] = max(dense.values())
     data = {"dataset": "mnist-5k", "dataset_digest": test.digest, "test_images": len(test)}
     change(root, "evaluate", **data, **dense, pruned_accuracy=accuracy)
+    (root / iterations_file(RUN)).write_text("iteration,nonzeros,primal_residual\n1,9000,0.2\n2,8700,0.0124\n")
     change(root, "prune", survivors_asked=8610, nonzeros_at_handover=8700, converged=True, primal_residual=0.0123)
+    for name, epochs in {"pretrain": 15, "reference": 40, "prune": 12, "retrain": 28}.items():
+        change(root, name, epochs=epochs)
     change(root, "benchmark", counts=counts(pruned, weights, torch.zeros(1, 1, 28, 28)), layers=layer_counts(weights))
     for name in ledger.STAGES:
         vouch(root, RUN, name)
@@ -190,10 +197,22 @@ def another_start(content):
     content["provenance"]["prune"]["inputs"][weights_file(RUN.dense, "pretrain").as_posix()] = "0" * 64
 
 
-def nearer_than_its_curve(content):
-    content["metrics"]["prune"]["primal_residual"] = 0.005
-    digest = sha256(json_bytes(content["metrics"]["prune"]))
-    content["provenance"]["prune"]["outputs"][metrics_file(RUN, "prune").as_posix()] = digest
+def consistent(stage_name, **values):
+    """Other figures of a stage, and the digest of its metrics made right."""
+
+    def change_(content):
+        content["metrics"][stage_name].update(values)
+        digest = sha256(json_bytes(content["metrics"][stage_name]))
+        file = metrics_file(owner(RUN, stage_name), stage_name).as_posix()
+        content["provenance"][stage_name]["outputs"][file] = digest
+
+    return change_
+
+
+def other_pictures(content):
+    """Retrained on other pictures than pruned."""
+    for stage_name, digest in {"prune": "0" * 64, "retrain": "1" * 64}.items():
+        content["provenance"][stage_name]["inputs"]["data/quickstart/train.safetensors"] = digest
 
 
 def hidden_network(content):
@@ -221,7 +240,13 @@ def another_data_set(content):
         (longer_training, "its parameters extra_epochs are not those that the stage retrain ran with"),
         (another_pruning, "the network that was retrained is not the one that was pruned"),
         (another_start, "its stage prune did not start from the dense network"),
-        (nearer_than_its_curve, "its primal residual is 0.005"),
+        (consistent("prune", primal_residual=0.005), "its primal residual is 0.005"),
+        (consistent("prune", nonzeros_at_handover=8650), "it had 8650 nonzeros at the hand-over"),
+        (consistent("prune", updates=3), "it had 3 updates"),
+        (consistent("retrain", epochs=100), "did not take 40 extra epochs each"),
+        (consistent("reference", epochs=1), "did not take 40 extra epochs each"),
+        (consistent("pretrain", epochs=1), "it was pretrained for 1 epochs, not 15"),
+        (other_pictures, "its stages read different files data/quickstart/train.safetensors"),
         (hidden_network, "is small enough for git, and is not recorded"),
     ],
 )
@@ -351,9 +376,15 @@ def test_a_dense_network_that_was_not_evaluated_is_caught(project):
     assert "its dense network of pretrain is not the one that was trained and evaluated" in audit(project).stdout
 
 
-def test_a_record_without_its_dense_networks_says_so(project):
+def test_a_record_without_its_dense_networks_is_refused_but_where_the_claims_name_it(project):
     rewrite(project, lambda content: content.pop("dense_networks"))
     shutil.rmtree(project / "artifacts")
+    found = audit(project)
+    assert found.returncode == 1
+    assert "its dense network of reference is small enough for git, and is not recorded" in found.stdout
+    with (project / "paper/claims.yaml").open("a") as claims:
+        claims.write("without_dense: [quickstart]\n")
+    audit(project, "--no-data")  # the claims' digest is another one
     found = audit(project)
     assert found.returncode == 0
     assert "0 pictures answered differently, dense networks not committed" in found.stdout
@@ -374,15 +405,16 @@ def test_a_claim_made_easier_is_refused_whatever_the_digests(project):
     assert "the rule kept needs target.difference >= 0, got -1.0" in audit(project, "--no-data").stderr
 
 
-def too_large(content):
-    content["sparse_network"] = None
-    content["metrics"]["benchmark"]["bytes"]["sparse"] = 5_000_000
-    digest = sha256(json_bytes(content["metrics"]["benchmark"]))
-    content["provenance"]["benchmark"]["outputs"][metrics_file(RUN, "benchmark").as_posix()] = digest
+def test_a_network_that_only_claims_to_be_too_large_is_caught(project):
+    rewrite(project, consistent("benchmark", bytes={"dense": 9_000_000, "sparse": 6_000_000}))
+    rewrite(project, hidden_network)
+    shutil.rmtree(project / "artifacts")
+    assert "its network is small enough for git, and is not recorded" in audit(project).stdout
 
 
-def test_a_network_too_large_to_be_committed_is_taken_from_its_run_or_said_to_be_absent(project):
-    rewrite(project, too_large)
+def test_a_network_too_large_to_be_committed_is_taken_from_its_run_or_said_to_be_absent(project, monkeypatch):
+    monkeypatch.setattr(verification, "LARGEST_BYTES", 50_000)
+    rewrite(project, hidden_network)
     (project / NETWORK).unlink()
     found = audit(project)
     assert "1 of 1 records verified" in found.stdout
@@ -450,14 +482,39 @@ def test_records_of_changed_method_code_are_marked(project):
     code = project / "pipeline/pruning/admm.py"
     code.write_text(code.read_text() + "# another thought\n")
     printed = audit(project, "--no-data").stdout
-    assert f"pipeline/pruning has changed since it made 1 records: {RECORD}" in printed
+    assert f"1 records: the method's code has changed since: {RECORD}" in printed
     assert json.loads((project / "results/audit.json").read_text())["code_since"] == {RECORD.as_posix(): "changed"}
-    rewrite(project, lambda content: content["provenance"]["prune"].update(dirty=True))
-    assert f"was not all committed when it made 1 records: {RECORD}" in audit(project, "--no-data").stdout
-    rewrite(project, lambda content: content["provenance"]["prune"].update(dirty=False))
+    rewrite(project, lambda content: content["provenance"]["evaluate"].update(dirty=True))
+    assert f"1 records: made with code that was not all committed: {RECORD}" in audit(project, "--no-data").stdout
+    rewrite(project, lambda content: content["provenance"]["evaluate"].update(dirty=False))
     audit(project, "--no-data")
     before = (project / "results/audit.json").read_bytes()
     assert b'"changed"' in before
     shutil.rmtree(project / ".git")  # as in a downloaded archive
     audit(project, "--no-data")
     assert (project / "results/audit.json").read_bytes() == before
+    rewrite(project, lambda content: content["provenance"]["prune"].update(commit="0123456789abcdef"))
+    assert "may have changed since (the commit is not in this clone)" in audit(project, "--no-data").stdout
+
+
+def test_a_folder_of_ones_own_is_the_data_set_that_the_parameters_name(project):
+    record = ledger.read_record(project, RECORD)
+    said = "it was not evaluated on"
+    for dataset, name, right in (("folder", "folder:leaves", True), ("mnist", "folder:leaves", False)):
+        params = {**record.params, "prepare": {**record.params["prepare"], "dataset": dataset}}
+        evaluated = {**record.metrics["evaluate"], "dataset": name}
+        other = dataclasses.replace(record, params=params, metrics={**record.metrics, "evaluate": evaluated})
+        assert any(said in problem for problem in verification._chain_problems(other)) != right
+
+
+def test_a_listed_run_without_a_record_is_named(project):
+    text = (project / "runs.yaml").read_text()
+    (line,) = [line for line in text.splitlines() if line.lstrip().startswith("quickstart-reweighted-admm-50x-s0:")]
+    added = line.replace("50x-s0", "20x-s0").replace("ratio: 50", "ratio: 20")
+    (project / "runs.yaml").write_text(text.replace(line, f"{line}\n{added}"))
+    assert "listed, not recorded: quickstart-reweighted-admm-20x-s0" in audit(project, "--no-data").stdout
+
+
+def test_without_git_code_counts_as_uncommitted(tmp_path):
+    assert git_state(tmp_path) == {"commit": "unknown", "dirty": True}
+    assert changed_since(tmp_path, "0123456789abcdef", "pipeline") == "unknown"

@@ -12,6 +12,7 @@ from pipeline.benchmark.rows import NOT_COMPILED, flat
 from pipeline.config import Config
 from pipeline.evaluation.accuracy import device_for
 from pipeline.models import build
+from pipeline.params import Model
 from pipeline.pruning.masks import prunable_weights
 from pipeline.report.tables import fastest_table
 from pipeline.sparse import save_sparse
@@ -74,6 +75,13 @@ def test_a_network_that_cannot_be_traced_is_timed_without_its_compacted_copy(pro
     result = SimpleNamespace(run=run, metrics={"benchmark": found}, runtimes=rows)
     (row,) = fastest_table([result]).rows
     assert row[2:4] + row[6:8] == ("–", "–", "–", "–")  # neither compacted nor compiled
+
+
+def test_a_network_without_a_path_is_timed_without_its_compacted_copy(caplog):
+    network = build(Model(name="lenet5"), 10, 0).eval()
+    network.fc2.weight.data.zero_()
+    assert benchmark.compacted_of(network, torch.zeros(1, 1, 28, 28)) is None
+    assert "its mask leaves no path from input to output" in caplog.text
 
 
 def test_evaluation_uses_the_device_and_the_workers_of_training(project, monkeypatch):

@@ -138,7 +138,7 @@ def test_comparisons_of_too_few_seeds_are_counted_beside_a_verdict():
     records += [record(0, 0.5, ratio=20), record(0, 0.9, "magnitude", None, ratio=20)]
     found = verdict({**SUPERIOR, "answers": [ANSWER, elsewhere]}, records)
     assert found["verdict"] == "reproduced"
-    assert found["why"].endswith("; 1 more decides nothing (too few seeds that converged)")
+    assert found["why"].endswith("; besides: 1 undecided (too few seeds that converged)")
     assert found["measured"][1]["why"].startswith("1 of 3 seeds, mean -40.000 pp")
 
 
@@ -146,7 +146,7 @@ def test_a_claim_that_names_several_networks_needs_a_decision_for_each():
     claim = {**SUPERIOR, "every": True, "answers": [ANSWER, {**ANSWER, "experiment": "elsewhere"}]}
     records = seeds(0.98, 0.97, 0.99) + seeds(0.97, 0.959, 0.981, method="magnitude", converged=None)
     found = verdict(claim, records)
-    assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided for elsewhere")
+    assert (found["verdict"], found["why"]) == ("inconclusive", "nothing decided for elsewhere; besides: 1 in favour")
 
 
 def test_each_network_that_a_claim_names_needs_each_comparison():
@@ -158,7 +158,7 @@ def test_each_network_that_a_claim_names_needs_each_comparison():
     records += seeds(*worse, experiment="elsewhere", method="gmp", converged=None)
     found = verdict(claim, records)
     gaps = "nothing decided for fabricated against gmp; nothing decided for elsewhere against magnitude"
-    assert (found["verdict"], found["why"]) == ("inconclusive", gaps)
+    assert (found["verdict"], found["why"]) == ("inconclusive", f"{gaps}; besides: 2 in favour")
     records += seeds(*worse, method="gmp", converged=None)
     records += seeds(*worse, experiment="elsewhere", method="magnitude", converged=None)
     assert verdict(claim, records)["verdict"] == "reproduced"

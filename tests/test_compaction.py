@@ -266,6 +266,19 @@ def test_functions_and_methods_are_known_as_layers_are(operation):
     assert found.channels["first"] == (2, 1)
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Through(nn.ZeroPad2d(1)),
+        Through(nn.AvgPool2d(2, padding=1)),
+        Through(lambda x: F.pad(x, (1, 1))),
+        Through(lambda x: F.avg_pool2d(x, 2, padding=1)),
+    ],
+)
+def test_what_pads_with_zeros_keeps_another_constant(operation):
+    assert checked(operation).channels["first"] == (2, 2)
+
+
 def test_a_layer_of_constants_that_is_needed_keeps_one_input():
     chain = nn.Sequential(conv([[1.0, 1.0], [1.0, 2.0]]), conv([[0, 0]], [1.0]), conv([[1.0], [1.0]], padding=1))
     found = checked(Residual(chain))

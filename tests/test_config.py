@@ -1,11 +1,13 @@
 """Every mistake in the parameters and run lists is found before anything runs, all at once, by key and value."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline import entry
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.yaml_files import read_yaml
@@ -204,6 +206,33 @@ def test_bytes_that_are_no_text_are_said_to_be_no_yaml(tmp_path):
     (tmp_path / "params.yaml").write_bytes(b"experiments: \xff\n")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         Config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["? [a, b]\n: 1\n", "a: {{b}}\n", "day: 2020-13-45\n"])
+def test_odd_keys_and_days_are_said_to_be_no_yaml(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        Config(tmp_path)
+
+
+def test_of_many_names_the_nearest_are_told():
+    with pytest.raises(ConfigError, match=r"known are: lenet5-reweighted-admm-355.9x-s0, .* and \d+ more in params"):
+        Config(ROOT).pruned_run("lenet5-reweighted-admm-355x-s0")
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("quickstart", "dvc.yaml:report@quickstart"), ("lenet5", "paper/dvc.yaml:report@lenet5")]
+)
+def test_what_dvc_is_to_reproduce_follows_from_the_list_with_the_runs(name, target):
+    assert stage_here(ROOT, check.main, name).stdout == f"{target}\n"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_what_the_file_says_of_itself(monkeypatch, capsys, flag):
+    monkeypatch.setattr(sys, "argv", ["stage", flag])
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "What it does.")
+    entry.run(lambda arguments: pytest.fail("it ran"))
+    assert capsys.readouterr().out == "What it does.\n"
 
 
 def test_a_trial_has_no_run_to_copy_layers_from(project):

@@ -207,6 +207,21 @@ def test_the_runs_own_network_comes_first(clone):
     assert stage.source_of(config, config.pruned_run(RUN)).path.as_posix() == ARTIFACT
 
 
+def test_the_runs_own_network_is_exported_by_its_own_parameters_alone(clone):
+    making = json.loads((clone / f"{RECORD}.json").read_text())["provenance"]["retrain"]
+    folder = clone / ".scratch/provenance" / ARTIFACT.removeprefix("artifacts/").removesuffix(".safetensors")
+    folder.mkdir(parents=True)
+    (folder / "made.json").write_text(json.dumps(making))
+    (clone / ARTIFACT).parent.mkdir(parents=True)
+    shutil.copy(clone / f"{RECORD}.safetensors", clone / ARTIFACT)
+    config = stage.Config(clone)
+    assert stage.source_of(config, config.pruned_run(RUN)).model.options == {"relu": True}
+    (clone / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("relu: true", "relu: false"))
+    config = stage.Config(clone)
+    with pytest.raises(ArtifactError, match=r"made with other parameters than params.yaml has now \(model\)"):
+        stage.source_of(config, config.pruned_run(RUN))
+
+
 def test_the_ledgers_parameters_are_those_of_its_network(clone):
     (clone / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("relu: true", "relu: false"))
     config = stage.Config(clone)

@@ -1,6 +1,8 @@
 """What goes wrong is caused here, and answered with one clear sentence; nothing finished is lost."""
 
 import errno
+import importlib
+import json
 import os
 import random
 import resource
@@ -9,13 +11,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import files
+from pipeline.config import Config
 from pipeline.errors import PipelineError
-from pipeline.resume import Scratch
-from tests.project import DENSE, RUN, copy_project, environment, run, stage
+from pipeline.files import sha256
+from pipeline.layout import DenseRun, provenance_folder
+from pipeline.provenance import Making
+from pipeline.provenance import write as write_making
+from pipeline.resume import Scratch, forget
+from pipeline.session import Session
+from tests.project import DENSE, RUN, copy_project, environment, run, stage, stage_here
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +43,16 @@ def project(prepared, tmp_path):
     return shutil.copytree(prepared, tmp_path / "project")
 
 
-def answer(folder, *arguments, **more) -> str:
-    """What a failing stage says: one line, no traceback."""
-    done = stage(folder, *arguments, check=False, **more)
+def answer(folder, name, *arguments) -> str:
+    """What a failing stage says: one line."""
+    done = stage_here(folder, importlib.import_module(f"stages.{name}").main, *arguments)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def printed(folder, *arguments) -> str:
+    """The same of a process of its own: one line, no traceback."""
+    done = stage(folder, *arguments, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -101,10 +118,22 @@ def test_a_learning_rate_that_explodes_stops_with_its_place(project):
     start = text.index("pretrain:")
     changed = text[:start] + text[start:].replace("learning_rate: 0.002", "learning_rate: 1.0e+18", 1)
     (project / "params.yaml").write_text(changed)
-    said = answer(project, "pretrain", DENSE)
+    said = printed(project, "pretrain", DENSE)
     assert "the loss became" in said
     assert "epoch 1, step" in said
     assert "at learning rate" in said
+
+
+@pytest.mark.parametrize(("found", "said"), [(False, 1), (True, 0)])
+def test_bf16_without_its_instructions_is_said_as_training_starts(project, monkeypatch, caplog, found, said):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("precision: fp32", "precision: bf16"))
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": found})
+    config = Config(project)
+    inputs = [Path("data", "quickstart", f"{part}.safetensors") for part in ("train", "validate")]
+    Session("pretrain", config.dense_run(DENSE), config, inputs).job()
+    assert caplog.text.count("this processor has no bf16 instructions") == said
 
 
 def limited(project, *arguments, megabytes):
@@ -205,6 +234,66 @@ def test_a_damaged_checkpoint_is_put_aside(tmp_path, caplog, damage):
 def test_two_at_once_are_told_apart(tmp_path):
     with Scratch(tmp_path, "prune", {}), pytest.raises(PipelineError, match="another process is already working"):
         Scratch(tmp_path, "prune", {}).__enter__()
+
+
+def test_a_resumed_stage_counts_the_seconds_of_all_its_sessions(project, monkeypatch):
+    monkeypatch.chdir(project)
+    config = Config(project)
+    inputs = [Path("data", "quickstart", f"{part}.safetensors") for part in ("train", "validate")]
+    with pytest.raises(KeyboardInterrupt), Session("pretrain", config.dense_run(DENSE), config, inputs) as first:
+        first._started -= 100
+        first.save({"epoch": 1})
+        raise KeyboardInterrupt
+    with Session("pretrain", config.dense_run(DENSE), config, inputs) as second:
+        assert second.load() == {"epoch": 1}
+        assert 100 <= second.seconds < 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such request")
+def test_a_stage_ends_with_the_process_that_started_it(project):
+    shutil.rmtree(project / "artifacts")
+    start = "import subprocess, sys; stage = subprocess.Popen(sys.argv[1:]); print(stage.pid, flush=True); stage.wait()"
+    command = [sys.executable, "-c", start, sys.executable, "-m", "stages.pretrain", DENSE]
+    parent = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, text=True)
+    stat = Path("/proc", parent.stdout.readline().strip(), "stat")
+    until(lambda: checkpoints(project))
+    parent.kill()
+    parent.wait()
+    until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    assert checkpoints(project)  # it was still at work, and goes on from here
+
+
+def until(holds, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_unfinished_stages_kept_is_forgotten_but_that_of_running_ones(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Scratch(tmp_path, "prune", {}) as stopped:
+        stopped.save({"epoch": 1})
+        raise KeyboardInterrupt
+    made = tmp_path / ".scratch/provenance/lenet5/dense-s0/pretrain/made.json"
+    made.parent.mkdir(parents=True)
+    made.write_text("{}")
+    with Scratch(tmp_path, "retrain", {}) as running:
+        running.save({"epoch": 1})
+        assert forget(tmp_path) == {stopped.folder.name: False, running.folder.name: True}
+        assert running.load() == {"epoch": 1}
+    assert not stopped.folder.exists()
+    assert made.exists()
+
+
+def test_makings_stay_in_the_project_where_dvc_runs_a_copy_of_it(tmp_path):
+    """As `dvc exp run --queue` does, which removes the copy afterwards."""
+    copy, home, run_ = tmp_path / "copy", tmp_path / "home", DenseRun("lenet5", 0)
+    (copy / "metrics").mkdir(parents=True)
+    (copy / "metrics/made.json").write_text("{}")
+    write_making(copy, home, run_, Making("pretrain", {}, {}, [Path("metrics/made.json")], 1.0, 1, {"commit": "c"}))
+    (making,) = (home / provenance_folder(run_, "pretrain")).glob("*.json")
+    assert json.loads(making.read_text())["outputs"] == {"metrics/made.json": sha256(b"{}")}
 
 
 def test_two_repros_at_once_disturb_nothing(project):

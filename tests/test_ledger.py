@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from pipeline.config import Config
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.layout import metrics_file, owner, provenance_folder, record_file, recorded_network_file, weights_file
 from pipeline.report import kept_networks, ledger
+from pipeline.session import identity_of
 from stages import record as stage
+from stages.sync import identity_of_record
 from tests.fabricated import StubConfig, finish, make_run, put, vouch, write_project
+from tests.project import ROOT
 
 
 @pytest.fixture
@@ -250,3 +255,11 @@ def test_a_stage_that_did_not_run_here_keeps_its_recorded_provenance(tmp_path, r
     put(tmp_path / metrics_file(run, "prune"), {**made.metrics["prune"], "survivors": 99})
     with pytest.raises(ArtifactError, match="the ledger describes another result"):
         ledger.gather(tmp_path, StubConfig(), run)
+
+
+def test_the_ledger_and_the_stages_find_the_same_tracking_run():
+    config = Config(ROOT)
+    record = ledger.read_record(ROOT, Path("results/lenet5/reweighted-admm-355.9x-s0.json"))
+    from_record, from_stages = identity_of_record(record), identity_of(config, record.run, "report", {})
+    assert from_record.params == from_stages.params
+    assert {"dataset", "dataset_digest"} | set(from_stages.tags) == set(from_record.tags)

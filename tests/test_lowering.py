@@ -141,6 +141,7 @@ def test_folding_and_trimming_change_no_answer_of_a_random_network(seed, height,
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), "the padding of a convolution"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "adaptive pooling"),
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), "max pooling"),
+        (nn.Sequential(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "this average pooling"),
         (nn.Sequential(nn.Linear(4, 2)), "a linear layer on pixels"),
     ],
 )

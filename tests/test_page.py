@@ -175,11 +175,11 @@ def test_sections_stand_in_their_order(page):
 
 
 def test_verdicts_come_first_with_measured_numbers_and_notes(page):
-    row = "| C1 | LeNet-5 <b>at</b> 20x | 20x; difference +0.0 pp | **not reproduced** | full | 2 | "
+    row = "| C1 | LeNet-5 <b>at</b> 20x | at least 20x; at least +0.0 pp | **not reproduced** | full | 2 | "
     assert row + "mean -1.000 pp | [^1] |" in page.markdown
-    assert "| C2 | ResNet-50 | 4.24x | **not run** | – | – | no record | – |" in page.markdown
+    assert "| C2 | ResNet-50 | at least 4.24x | **not run** | – | – | no record | – |" in page.markdown
     assert "| fabricated | mnist; last epoch |" in page.markdown
-    beside = "| C1 | elsewhere | 10x | pruned - dense | mean +0.250 pp | inconclusive (beside) | full | 1 |"
+    beside = "| C1 | elsewhere | 10x | pruned - dense | mean +0.250 pp | inconclusive (for comparison) | full | 1 |"
     assert beside in page.markdown
     assert "The <em>denominator</em> is ours." in page.html
     assert "Verdicts: 1 not reproduced, 1 not run." in page.html

@@ -146,6 +146,14 @@ def test_a_network_that_cannot_be_compiled_is_not_called_not_installed(tmp_path)
     assert absent == [("pruned", "sparse-engine", "cannot be compiled")]
 
 
+def test_onnx_runtime_stands_in_where_the_engine_cannot_be_written(tmp_path, caplog):
+    (tmp_path / "network.json").mkdir()
+    run = engine_or_onnx(lenet5(40_000), PICTURE, tmp_path)
+    assert not isinstance(run, SparseEngine)
+    assert run(IMAGES).shape == (len(IMAGES), 10)
+    assert "ONNX Runtime stands in for the sparse engine: cannot write" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("network", "compiler", "why"),
     [(lenet5(40_000), None, ""), (lenet5(40_000), "no-such-compiler", "compiler"), (uncompilable(), None, "Softplus")],

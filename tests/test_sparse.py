@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.bits import GapCode, decode_gaps, encode_gaps
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.sparse import FORMAT, load_sparse, save_sparse, sizes
-from pipeline.tensors import digest_of_tensors
+from pipeline.tensors import digest_of_tensors, load_tensors
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], None]
 LENET5 = {
@@ -352,12 +352,17 @@ def test_a_missing_file_names_itself(tmp_path: Path) -> None:
         load_sparse(tmp_path / "absent")
 
 
-def test_a_folder_and_another_tensor_file_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "plain").write_bytes(safetensors.torch.save({"w": torch.ones(3)}))
-    for path in (tmp_path, tmp_path / "plain"):
-        message = re.escape(str(path)) + " is damaged or no sparse network .*; delete it and run"
-        with pytest.raises(ArtifactError, match=message):
-            load_sparse(path)
+def test_another_tensor_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plain"
+    path.write_bytes(safetensors.torch.save({"w": torch.ones(3)}))
+    with pytest.raises(ArtifactError, match=re.escape(str(path)) + " is damaged or no sparse network .*; delete it"):
+        load_sparse(path)
+
+
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    for load in (load_sparse, load_tensors):
+        with pytest.raises(ArtifactError, match=re.escape(str(tmp_path)) + " cannot be read .*; correct it and try"):
+            load(tmp_path)
 
 
 def test_a_file_cut_short_anywhere_or_too_long_is_refused(saved: Path) -> None:

@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from pipeline.errors import ArtifactError
+from pipeline.report.economy import read_trials
 from pipeline.yaml_files import read_yaml
 from stages import study as study_stage
 from tests.project import DENSE, copy_project, run, stage, stage_here
@@ -76,6 +78,13 @@ def test_mistakes_in_trials_are_named(project, trials, said):
     put(project, STUDY)
     assert refused.returncode == 1
     assert said in refused.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"trials": 1}'])
+def test_a_file_that_is_no_study_is_named(tmp_path, content):
+    (tmp_path / "notes.json").write_text(content)
+    with pytest.raises(ArtifactError, match="notes.json is no study: it has no list of trials"):
+        read_trials(tmp_path / "notes.json")
 
 
 def test_an_unknown_study_is_answered_with_the_known_ones(project):

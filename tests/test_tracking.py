@@ -292,6 +292,18 @@ def test_a_journal_that_cannot_be_written_costs_one_warning(root, caplog):
     assert "the run goes on" in warning.getMessage()
 
 
+def test_a_journal_whose_first_line_is_damaged_is_passed_over_and_the_others_are_sent(root, new_store, monkeypatch):
+    train(root)
+    train(root, RETRAIN)
+    (journal,) = root.glob("journal/*/prune.jsonl")
+    content = journal.read_bytes()
+    journal.write_bytes(b"#" + content[1:])
+    shutil.copy(new_store.database, root / "another.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'another.db'}")
+    assert "has all of the 2 journals" in sync(root)[-1]
+    assert curve(root, named(root, "retrain"), "loss") == [(1, 1.0), (2, 0.5)]
+
+
 def test_a_store_that_was_deleted_is_filled_anew(root, new_store):
     train(root)
     before = named(root, "prune")

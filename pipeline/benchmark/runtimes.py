@@ -16,7 +16,7 @@ from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED
 from pipeline.benchmark.timing import interleaved
 from pipeline.deploy.answers import TOLERANCE, difference
 from pipeline.deploy.onnx_files import INPUT, export, session
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ArtifactError, ConfigError, PipelineError
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine
 
@@ -87,7 +87,7 @@ def engine_or_onnx(network: nn.Module, picture: Tensor, folder: Path, threads: i
     """
     try:
         return build_engine(network, tuple(picture.shape[1:]), folder, threads)
-    except (NoCompiler, ConfigError) as error:
+    except PipelineError as error:  # no compiler, an operation it does not know, a folder that cannot be written
         log.warning("ONNX Runtime stands in for the sparse engine: %s", error)
     path = folder / "network.onnx"
     export(path, network, picture, {})

@@ -73,11 +73,15 @@ def compact(network: nn.Module, picture: Tensor) -> Compacted:
     )  # fmt: skip
 
 
+class Constant(ArtifactError):
+    """A network that answers the same to every picture."""
+
+
 def _check_output(output: fx.Node, channels: Mapping[fx.Node, Channels]) -> None:
     if not shape_of(output):
         raise ArtifactError("the network must return one tensor; return the logits alone")
     if not channels[output].depends.any():
-        raise ArtifactError("the network is constant: its mask leaves no path from input to output; prune less")
+        raise Constant("the network is constant: its mask leaves no path from input to output; prune less")
 
 
 def _title(node: fx.Node) -> str:

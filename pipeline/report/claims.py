@@ -72,10 +72,14 @@ class Claim(Block):
 
 
 class Claims(Block):
-    """All claims, and what the paper leaves open with the choice made here."""
+    """All claims, and what the paper leaves open with the choice made here.
+
+    `without_dense`: experiments that were recorded before dense networks were kept beside the records.
+    """
 
     claims: list[Claim]
     choices: list[str]
+    without_dense: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _ids_differ(self) -> "Claims":

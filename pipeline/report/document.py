@@ -1,5 +1,6 @@
 """Generated texts: the report of an experiment, and the README's tables with their notes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,22 @@ from pipeline.report.tables import (
     seeds_table,
     short_table,
 )
-from pipeline.report.verdicts import read_audit, verdict_table
+from pipeline.report.verdicts import CODE_STATES, read_audit, verdict_table
 
 NO_RECORD = "No run is recorded yet.\n"
+VERDICTS_NOTE = (
+    "*Scale*: full is the claim's own data set; reduced is other data, or part of the claim not run. C1 and C2 compare "
+    "with the better dense network: the mean difference of the seeds must reach the target. C3, C4 and C6 compare with "
+    "other methods, paired by seed: the 95 % t-interval of at least 3 seeds must lie above the target (in favour) or "
+    "below (against), else the comparison is open. Intervals cover the seeds alone, not the choice of test pictures. "
+    "C5: every method has one value to choose, by a rule of ours, so that half of the claim cannot be reproduced here."
+)
 NO_AUDIT = "No verdict yet: `make audit` writes them.\n"
 NOT_COMPARED = "No two methods are recorded at one ratio yet.\n"
+RUNTIMES_NOTE = (
+    "Median time of one picture on one thread, each in the fastest runtime. *Speed-up over dense*: of the compacted "
+    "network or the sparse engine, whichever is faster. Sizes are those that the run's own code wrote."
+)
 NOT_TIMED = "No record has timings of several runtimes yet.\n"
 SEEDS_NOTE = (
     "Mean ± sample standard deviation over all seeds, accuracy on the test set. *Dense best*: the better "
@@ -31,7 +43,7 @@ SEEDS_NOTE = (
 )
 METHODS_NOTE = (
     "Pruned accuracy on the test set (%): mean ± sample standard deviation over seeds, their number in brackets; "
-    "*: not every seed converged, so it supports no claim."
+    "*: not every seed converged, so it supports no claim; –: not run."
 )
 SECONDS_NOTE = (
     "*Training*: wall time of pretraining, pruning and retraining together, least to most; on a shared "
@@ -77,17 +89,25 @@ def report(experiment: str, results: Sequence[Result]) -> str:
 def readme_tables(root: Path) -> dict[str, str]:
     """The markdown of each generated table by its name, from the ledger and the published numbers only."""
     records = read_ledger(root)
+    timed = fastest_table(records)
     return {
         "results": results_section(records),
         "methods": methods_section(records),
-        "verdicts": verdicts_text(root),
-        "runtimes": markdown(fastest_table(records)) if any(one.runtimes for one in records) else NOT_TIMED,
+        "verdicts": verdicts_text(root, records),
+        "runtimes": f"{markdown(timed)}\n{RUNTIMES_NOTE}\n" if timed.rows else NOT_TIMED,
     }
 
 
-def verdicts_text(root: Path) -> str:
+def verdicts_text(root: Path, records: Sequence[Record]) -> str:
+    """The verdicts, and how much of what they rest on is recorded."""
     audit = read_audit(root)
-    return markdown(verdict_table(audit.verdicts)) if audit else NO_AUDIT
+    if audit is None:
+        return NO_AUDIT
+    complete = sum(len(record.networks) == 3 for record in records)
+    states = Counter(audit.code_since.values())
+    notes = [f"Of {len(records)} records {complete} have all three networks (dense, reference, pruned) beside them."]
+    notes += [f"{count}: {CODE_STATES[state]}." for state, count in sorted(states.items())]
+    return f"{markdown(verdict_table(audit.verdicts))}\n{VERDICTS_NOTE}\n\n{' '.join(notes)}\n"
 
 
 def results_section(records: Sequence[Record]) -> str:

@@ -2,9 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pipeline.errors import ArtifactError
+from pipeline.files import read_json
 from pipeline.method_params import chosen_values
+
+
+def read_trials(file: Path) -> list[dict[str, Any]]:
+    """The trials that a study has so far.
+
+    Raises:
+        ArtifactError: the file is not a study's.
+    """
+    content = read_json(file) if file.is_file() else {"trials": []}
+    trials = content.get("trials") if isinstance(content, dict) else None
+    if not isinstance(trials, list):
+        raise ArtifactError(f"{file} is no study: it has no list of trials; move it elsewhere")
+    return trials
 
 
 @dataclass(frozen=True)

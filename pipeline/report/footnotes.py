@@ -15,7 +15,7 @@ def footnote(item: Group, code_since: Mapping[str, str]) -> str:
     name = f"{run.experiment}, {run.method}, {run.ratio:g}x, {'seed' if len(records) == 1 else 'seeds'} {seeds}."
     notes = [*dataset_notes(records), *start_notes(records), *machine_notes(records)]
     states = dict.fromkeys(code_since[file] for file in record_files(item) if file in code_since)
-    marks = [f"The method's code {CODE_STATES[state]} these." for state in states]
+    marks = [f"Not by the present code: {CODE_STATES[state]}." for state in states]
     return " ".join([name, *(_sentence(note, run.experiment) for note in notes), *marks])
 
 

@@ -1,59 +1,13 @@
-"""Verdicts: each claim's rule applied to the records that may answer it. Nothing here is typed by hand."""
+"""Verdicts: the comparisons that a claim's rule makes, put together. Nothing here is typed by hand."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from pipeline.layout import record_file, weights_file
-from pipeline.report.claims import Answer, Claim
-from pipeline.report.economy import economy
+from pipeline.report.claims import Claim
 from pipeline.report.ledger import Record
-from pipeline.report.published import OUR_METHOD
-from pipeline.report.statistics import Spread, spread
+from pipeline.report.rules import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, RULES, Finding, Studies
 
-EXACT = 1e-9  # a tie of whole pictures, after floating point
-REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
-# What two runs share that are compared; their seeds share the method's own parameters too.
-SHARED = ("prepare", "model", "training", "extra_epochs", "pretrain", "reference", "retrain")
-MIXED = "its runs differ in more than method and seed"
-Studies = Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison: what was compared over which seeds, and what its rule says of it.
-
-    `evidence`: files that it rests on, where these are not the records.
-    """
-
-    answer: Answer
-    text: str
-    verdict: str
-    why: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
-    rival: str = ""
-    evidence: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> list[str]:
-        """What it rests on: files of its own, or the records that support claims."""
-        own = [record_file(record.run).as_posix() for record in self.records if record.supports_claims]
-        return list(self.evidence) or list(dict.fromkeys(own))
-
-    @property
-    def described(self) -> dict[str, Any]:
-        return {
-            "experiment": self.answer.experiment,
-            "ratio": self.answer.ratio,
-            "scale": self.answer.scale,
-            "compared": self.text,
-            "verdict": self.verdict,
-            "why": self.why,
-            **self.figures,
-            "evidence": self.files,
-        }
+IN_WORDS = {REPRODUCED: "in favour", NOT_REPRODUCED: "against", INCONCLUSIVE: "open"}
 
 
 def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str, Any]:
@@ -84,31 +38,31 @@ def judge(claim: Claim, records: Sequence[Record], studies: Studies) -> dict[str
 
 
 def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
-    """One verdict of several comparisons, and what decided it; those that decide nothing are counted,
-    or named where nothing else was compared.
+    """One verdict of several comparisons, and what decided it; the others are counted.
 
-    A claim against several methods is reproduced only if something was decided against each of them; one that
-    names several networks (`every`) only if that is so for each network.
+    Comparisons of too few seeds decide nothing, and are named only where there is no other. A claim against several
+    methods is reproduced only if something was decided against each of them; one that names several networks
+    (`every`) only if that is so for each network.
     """
     if not findings:
         return NOT_RUN, "no record answers it"
     decided = [found for found in findings if found.figures.get("n_seeds", 0) >= claim.seeds]
     undecided = [found for found in findings if found not in decided]
-    rest = _counted(len(undecided)) if decided else [f"undecided: {_place(found)}" for found in undecided]
-    against = [_place(found) for found in decided if found.verdict == NOT_REPRODUCED]
-    if against:
-        return NOT_REPRODUCED, "; ".join(against + rest)
-    open_ = [_place(found) for found in decided if found.verdict == INCONCLUSIVE]
-    open_ += _gaps(decided, claim)
-    if open_ or not decided:
-        return INCONCLUSIVE, "; ".join(open_ + rest)
-    return REPRODUCED, "; ".join([_place(found) for found in decided] + rest)
-
-
-def _counted(comparisons: int) -> list[str]:
-    if not comparisons:
-        return []
-    return [f"{comparisons} more {'decides' if comparisons == 1 else 'decide'} nothing (too few seeds that converged)"]
+    of = {kind: [found for found in decided if found.verdict == kind] for kind in IN_WORDS}
+    gaps = _gaps(decided, claim)
+    if of[NOT_REPRODUCED]:
+        verdict = NOT_REPRODUCED
+    elif of[INCONCLUSIVE] or gaps or not decided:
+        verdict = INCONCLUSIVE
+    else:
+        verdict = REPRODUCED
+    named = [_place(found) for found in of[verdict]] + (gaps if verdict == INCONCLUSIVE else [])
+    others = [f"{len(of[kind])} {words}" for kind, words in IN_WORDS.items() if kind != verdict and of[kind]]
+    if decided and undecided:
+        others.append(f"{len(undecided)} undecided (too few seeds that converged)")
+    elif undecided:
+        named += [f"undecided: {_place(found)}" for found in undecided]
+    return verdict, "; ".join(named + ([f"besides: {', '.join(others)}"] if others else []))
 
 
 def _gaps(decided: Sequence[Finding], claim: Claim) -> list[str]:
@@ -128,152 +82,16 @@ def _place(found: Finding) -> str:
     return f"{found.answer.experiment} at {found.answer.ratio}x, {found.text}: {found.why}"
 
 
-def kept(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
-    """Pruned minus the better dense network, on average at least the target at the asked ratio."""
-    text = "pruned - better dense network"
-    all_seeds = _matching(answer, OUR_METHOD, records)
-    if not all_seeds:
-        return [Finding(answer, text, NOT_RUN, "no record")]
-    usable = [record for record in all_seeds if record.supports_claims]
-    if not usable:
-        return [Finding(answer, text, INCONCLUSIVE, "no seed converged", {"n_seeds": 0}, tuple(all_seeds))]
-    if not _one_setting(usable):
-        return [Finding(answer, text, INCONCLUSIVE, MIXED, {"n_seeds": 0}, tuple(usable))]
-    found = spread([record.difference for record in usable])
-    least = min(record.metrics["benchmark"]["counts"]["compression_ratio"] for record in usable)
-    figures = {**_figures(found), "compression_ratio": least, "seeds": [record.run.seed for record in usable]}
-    figures["accuracy"] = spread([record.metrics["evaluate"]["pruned_accuracy"] for record in usable]).mean
-    if least < claim.target.ratio:
-        verdict, why = INCONCLUSIVE, f"the ratio {least:.2f} is below the target"
-    elif found.n < claim.seeds:
-        verdict, why = INCONCLUSIVE, f"{found.n} of {claim.seeds} seeds, mean {_points(found)}"
-    else:
-        verdict = REPRODUCED if found.mean >= claim.target.difference - EXACT else NOT_REPRODUCED
-        why = f"mean {_points(found)}"
-    return [Finding(answer, text, verdict, why, figures, tuple(usable))]
-
-
-def superior(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
-    """Reweighted minus another method, by seed: the 95 % t-interval above, below, or around the target."""
-    ours = _matching(answer, OUR_METHOD, records)
-    return [_against(claim, answer, names, ours, records) for names in claim.against]
-
-
-def _against(
-    claim: Claim, answer: Answer, names: Sequence[str], ours: Sequence[Record], records: Sequence[Record]
-) -> Finding:
-    theirs = _better([_matching(answer, name, records) for name in names], ours, claim.seeds)
-    rival = " or ".join(names)
-    text = f"{OUR_METHOD} - {theirs[0].run.method if theirs else rival}"
-    if not theirs or not ours:
-        return Finding(answer, text, NOT_RUN, "no record")
-    pairs = [(our, other) for our in ours for other in theirs if our.run.seed == other.run.seed]
-    if not pairs:
-        return Finding(answer, text, NOT_RUN, "no seed in common", rival=rival)
-    usable = [pair for pair in pairs if all(record.supports_claims for record in pair)]
-    shown = usable or pairs
-    used = tuple(record for pair in shown for record in pair)
-    if not _one_setting(used) or any(_start(our) != _start(other) for our, other in shown):
-        return Finding(answer, text, INCONCLUSIVE, MIXED, {"n_seeds": 0}, used, rival)
-    found = spread([_accuracy(our) - _accuracy(other) for our, other in shown])
-    figures = {**_figures(found), "seeds": [our.run.seed for our, _ in shown], "n_seeds": len(usable)}
-    if not usable:
-        return Finding(answer, text, INCONCLUSIVE, f"not converged, mean {_points(found)}", figures, used, rival)
-    if len(usable) < claim.seeds:
-        why = f"{len(usable)} of {claim.seeds} seeds, mean {_points(found)}"
-        return Finding(answer, text, INCONCLUSIVE, why, figures, used, rival)
-    low, high = found.mean - found.margin, found.mean + found.margin
-    target = claim.target.difference
-    verdict = REPRODUCED if low > target else NOT_REPRODUCED if high < target else INCONCLUSIVE
-    return Finding(answer, text, verdict, f"mean {_points(found)}", figures, used, rival)
-
-
-def _better(several: Sequence[Sequence[Record]], ours: Sequence[Record], seeds: int) -> Sequence[Record]:
-    """Of several variants of a method the one with the higher mean accuracy, of the seeds that can be compared;
-    one with enough of these goes before others."""
-    paired = {record.run.seed for record in ours if record.supports_claims}
-
-    def standing(records: Sequence[Record]) -> tuple[int, float]:
-        usable = [record for record in records if record.supports_claims and record.run.seed in paired]
-        return min(len(usable), seeds), spread([_accuracy(record) for record in usable or records]).mean
-
-    return max([records for records in several if records], key=standing, default=[])
-
-
-def economical(claim: Claim, answer: Answer, records: Sequence[Record], studies: Studies) -> list[Finding]:
-    """Fewer chosen values and less time to a good result than every other method."""
-    study = f"{answer.experiment}-tuning"
-    rows = studies.get(study, [])
-    rows = [row for row in rows if row["trial"]["ratio"] == answer.ratio]
-    text = "values chosen and seconds to a good result"
-    found = economy(rows, claim.target.within)
-    rivals = [name for names in claim.against for name in names]
-    if missing := [name for name in (OUR_METHOD, *rivals) if name not in found]:
-        return [Finding(answer, text, NOT_RUN, f"no tuning trials of {', '.join(missing)}")]
-    ours = found[OUR_METHOD]
-    others = {name: found[name] for name in rivals}
-    fewer = all(ours.values_chosen < other.values_chosen for other in others.values())
-    faster = all(ours.faster_than(other) for other in others.values())
-    verdict = REPRODUCED if fewer and faster else INCONCLUSIVE if fewer or faster else NOT_REPRODUCED
-    why = f"fewer values chosen: {'yes' if fewer else 'no'}; less time to a good result: {'yes' if faster else 'no'}"
-    methods = {name: each.described for name, each in found.items()}
-    figures = {"n_seeds": 1, "methods": methods}
-    return [Finding(answer, text, verdict, why, figures, evidence=(f"results/{study}.json",))]
-
-
-RULES: Mapping[str, Callable[[Claim, Answer, Sequence[Record], Studies], list[Finding]]] = {
-    "kept": kept,
-    "superior": superior,
-    "economical": economical,
-}
-
-
 def protocol(record: Record) -> str:
     """How a record came about, in one line."""
     params, data = record.params, record.dataset
     return (
         f"{record.run.experiment}: {data['name']} (digest {data['digest'][:12]}), "
         f"{params['prepare']['validation']:,} pictures for validation, "
-        f"{params['pretrain']['epochs']} epochs of pretraining, {params['extra_epochs']} more for pruning and "
+        f"{_epochs(params['pretrain']['epochs'])} of pretraining, {params['extra_epochs']} more for pruning and "
         f"retraining and for the dense reference, {params['training']['precision']}; last epoch"
     )
 
 
-def _matching(answer: Answer, method: str, records: Sequence[Record]) -> list[Record]:
-    return [
-        record
-        for record in records
-        if (record.run.experiment, record.run.method) == (answer.experiment, method)
-        and record.run.ratio == answer.ratio
-        and record.dataset["name"] == answer.dataset
-    ]
-
-
-def _one_setting(records: Sequence[Record]) -> bool:
-    """Whether records differ in method, seed and the methods' own parameters alone."""
-    shared = {json.dumps({key: record.params[key] for key in SHARED}, sort_keys=True) for record in records}
-    own = {(record.run.method, json.dumps(record.params["prune"], sort_keys=True)) for record in records}
-    digests = {record.dataset["digest"] for record in records}
-    return len(shared) == len(digests) == 1 and len(own) == len({method for method, _ in own})
-
-
-def _start(record: Record) -> str:
-    """The digest of the dense network that pruning started from."""
-    return record.provenance["prune"]["inputs"][weights_file(record.run.dense, "pretrain").as_posix()]
-
-
-def _accuracy(record: Record) -> float:
-    return record.metrics["evaluate"]["pruned_accuracy"]
-
-
-def _figures(found: Spread) -> dict[str, Any]:
-    """Means and bounds as fractions."""
-    interval = None if found.margin is None else [found.mean - found.margin, found.mean + found.margin]
-    return {"n_seeds": found.n, "mean": found.mean, "std": found.std, "interval": interval}
-
-
-def _points(found: Spread) -> str:
-    mean = f"{100 * found.mean:+.3f} pp"
-    if found.margin is None:
-        return mean
-    return f"{mean} [{100 * (found.mean - found.margin):+.3f}, {100 * (found.mean + found.margin):+.3f}]"
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"

@@ -164,8 +164,10 @@ def _block(block: Words | Rows | Drawing) -> str:
     if isinstance(block, Words):
         return f"{block.text}\n"
     if isinstance(block, Rows):
-        heading = f"**{block.caption}**\n\n" if block.caption else ""
-        return heading + markdown(_with_notes(block))
+        table = markdown(_with_notes(block))
+        if block.folded:
+            return f"<details><summary>{escape(block.caption)}</summary>\n\n{table}\n</details>\n"
+        return (f"**{block.caption}**\n\n" if block.caption else "") + table
     shown = [one for one in block.plot.panels if EMBEDDED.match(one.key)]
     pictures = "".join(f"![{one.title}]({FIGURES_FOLDER / one.key}.svg)\n" for one in shown)
     where = f"*Figure {block.number}*" + ("" if shown else f" (in [`{HTML_FILE}`]({HTML_FILE}#figure-{block.number}))")

@@ -15,6 +15,7 @@ from pipeline.report.tables import difference, mean_std
 
 PUBLISHED_FILE = Path("paper", "published.yaml")
 OUR_METHOD = "reweighted-admm"
+NO_RUN = "no converged run on its data set"
 
 
 class Published(Block):
@@ -103,7 +104,7 @@ def _published_row(entry: Published, nearest: Group | None) -> tuple[str, ...]:
     name = entry.work + (f" ({entry.claim})" if entry.claim else "")
     theirs = (f"{name}, {entry.year}", f"{entry.compression}x", entry.accuracy or NOTHING, entry.source)
     if nearest is None:
-        return *theirs, "no converged run", *[NOTHING] * 4
+        return *theirs, NO_RUN, *[NOTHING] * 4
     return (
         *theirs,
         span(nearest.counts("compression_ratio"), times),

@@ -36,9 +36,10 @@ from pipeline.report.weight_plots import histogram_plot, kept_table, layers_plot
 
 DRAWN_RATIO = 355.9  # where no published number says which network to draw
 COMPARED_NOTE = (
-    "Published numbers beside the nearest setting of ours that converged. *Delta of compression*: ours divided by "
-    "the published one, minus one. *Paired difference*: our pruned network minus our better dense network; a dash "
-    "in *accuracy (published)* means that the source, as far as it was at hand, gives none."
+    "Published numbers beside the nearest setting of ours that converged, on the data set that the works name. "
+    "*Delta of compression*: ours divided by the published one, minus one. *Paired difference*: our pruned network "
+    "minus our better dense network; a dash in *accuracy (published)* means that the source, as "
+    "far as it was at hand, gives none."
 )
 
 

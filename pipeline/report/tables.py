@@ -44,8 +44,9 @@ def _result_row(result: Result) -> tuple[str, ...]:
 def fastest_table(results: Sequence[Result]) -> Table:
     """A row a run that was timed in several runtimes: the best ways to run it, one picture on one thread."""
     headers = (
-        "run", "dense, best (ms)", "compacted, best (ms)", "sparse engine (ms)", "times as fast", "dense ONNX (bytes)",
-        "compacted ONNX (bytes)", "engine (bytes)", "sparse file (bytes)", "sparse file, fp16 (bytes)",
+        "run", "dense, best (ms)", "compacted, best (ms)", "sparse engine (ms)", "speed-up over dense",
+        "dense ONNX (bytes)", "compacted ONNX (bytes)", "engine (bytes)", "sparse file (bytes)",
+        "sparse file, fp16 (bytes)",
     )  # fmt: skip
     several = [one for one in results if {row["engine"] for row in one.runtimes} > {"pytorch"} and _best(one, "dense")]
     return Table(headers, [_fastest_row(one) for one in several])

@@ -14,13 +14,13 @@ AUDIT_FILE = Path("results", "audit.json")
 KINDS = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}
 # What became of the method's code since a record was made, in the words of a reader.
 CODE_STATES = {
-    "changed": "has changed since it made",
-    "unknown": "may have changed (their commit is not in this clone) since it made",
-    "uncommitted": "was not all committed when it made",
+    "changed": "the method's code has changed since",
+    "unknown": "the method's code may have changed since (the commit is not in this clone)",
+    "uncommitted": "made with code that was not all committed",
 }
 TARGETS: Mapping[str, Callable[[float], str]] = {
-    "ratio": lambda value: f"{value}x",
-    "difference": lambda value: f"difference {100 * value:+.1f} pp",
+    "ratio": lambda value: f"at least {value}x",
+    "difference": lambda value: f"at least {100 * value:+.1f} pp",
     "within": lambda value: f"within {100 * value:.1f} pp of the best",
 }
 ORDER = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -128,7 +128,7 @@ def _seconds(value: float | None) -> str:
 
 def _verdict(claim: Mapping[str, Any]) -> Verdict:
     rows = [_comparison(claim["id"], one, "") for one in claim["measured"]]
-    rows += [_comparison(claim["id"], one, " (beside)") for one in claim["beside"]]
+    rows += [_comparison(claim["id"], one, " (for comparison)") for one in claim["beside"]]
     return Verdict(
         **{name: str(claim[name]) for name in ("id", "claim", "metric", "verdict")},
         scale=claim["scale"] or "",
@@ -138,11 +138,12 @@ def _verdict(claim: Mapping[str, Any]) -> Verdict:
         protocols=tuple((name, rest) for name, _, rest in (line.partition(": ") for line in claim["protocol"])),
         evidence=tuple(claim["evidence"]),
         comparisons=tuple(rows),
-        rests_on=tuple(tuple(one.get("evidence", ())) for one in [*claim["measured"], *claim["beside"]]),
+        rests_on=tuple(tuple(one.get("shown", ())) for one in [*claim["measured"], *claim["beside"]]),
         costs=next((one["methods"] for one in claim["measured"] if "methods" in one), {}),
     )
 
 
 def _comparison(claim: str, one: Mapping[str, Any], mark: str) -> tuple[str, ...]:
     verdict, seeds = one["verdict"] + mark, str(one.get("n_seeds", NOTHING))
+    seeds = f"{seeds} of {len(one['seeds'])}" if len(one.get("seeds", ())) > one.get("n_seeds", 0) else seeds
     return (claim, one["experiment"], f"{one['ratio']}x", one["compared"], one["why"], verdict, one["scale"], seeds)

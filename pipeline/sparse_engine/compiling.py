@@ -41,6 +41,20 @@ def write_source(folder: Path, code: str, table: bytes, about: dict[str, Any]) -
     write_json(folder / "network.json", {**described, "digest": _digest(described), "library": None})
 
 
+def adopt(source: Path, folder: Path) -> None:
+    """Copy what was built in one folder into another, the description last; other libraries there go away."""
+    library = read_json(source / "network.json")["library"]["file"]
+    for name in ("network.c", "network.bin", library, "network.json"):
+        write_bytes(folder / name, (source / name).read_bytes())
+    _drop_others(folder, library)
+
+
+def _drop_others(folder: Path, library: str) -> None:
+    for other in folder.glob("network-*.so"):
+        if other.name != library:
+            other.unlink(missing_ok=True)
+
+
 def load_library(folder: Path) -> tuple[ctypes.CDLL, dict[str, Any]]:
     """The folder's library, compiled now if there is none for this processor; and the description.
 
@@ -92,11 +106,9 @@ def _compile(folder: Path) -> dict[str, Any]:
     digest = sha256(content)
     name = f"network-{digest[:16]}.so"
     write_bytes(folder / name, content)
-    for other in folder.glob("network-*.so"):
-        if other.name != name:
-            other.unlink(missing_ok=True)
+    _drop_others(folder, name)
     version = _run([*compiler, "--version"], folder).partition("\n")[0]
-    log.info("compiled %s with %s", folder / name, version)
+    log.info("compiled a network (%s) with %s", name, version)
     return {"file": name, "sha256": digest, "cpu": _cpu(), "compiler": version, "flags": list(FLAGS)}
 
 

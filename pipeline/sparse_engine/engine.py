@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import math
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.deploy.answers import TOLERANCE, difference, noise_like
 from pipeline.errors import ConfigError
-from pipeline.sparse_engine.compiling import load_library, write_source
+from pipeline.sparse_engine.compiling import adopt, load_library, write_source
 from pipeline.sparse_engine.folding import fold
 from pipeline.sparse_engine.generating import generate
 from pipeline.sparse_engine.lowering import lower
@@ -49,15 +50,17 @@ def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads
         "scratch_floats": planned.scratch,
         "nonzeros": planned.nonzeros,
     }
-    write_source(folder, code, table, about)
-    engine = SparseEngine(folder, threads)
-    _check_same(network, engine)
-    return engine
+    with tempfile.TemporaryDirectory() as aside:  # what was in the folder stays until the new one is found right
+        write_source(Path(aside), code, table, about)
+        _check_same(network, SparseEngine(Path(aside)))
+        adopt(Path(aside), folder)
+    return SparseEngine(folder, threads)
 
 
 class SparseEngine:
     """A compiled network: call it with pictures (N, C, H, W), get float32 (N, classes).
 
+    Pictures must be finite: a NaN that only removed weights would have read, or that a ReLU meets, is not passed on.
     With `threads` the pictures of a batch are shared out; each one's result is the same bit for bit. An
     engine may be called by several threads at once.
     """
