@@ -7,14 +7,12 @@ down, full or deleted costs a warning and never the training.
 """
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -39,8 +37,8 @@ _paused_until: dict[str, float] = {}  # by store, for the whole process: a repor
 class Tracker:
     """Tracks one stage of one run, as a context manager; no failure of the tracking leaves it.
 
-    Leaving the block ends the stage as FINISHED, as FAILED after an exception, or as KILLED after
-    Ctrl-C or SIGTERM (which is turned into SystemExit, unless the program handles it itself).
+    Leaving the block ends the stage as FINISHED, as FAILED after an exception, or as KILLED after Ctrl-C, or after
+    SIGTERM, where the program turns that into the same exception (`entry.run` does).
     """
 
     def __init__(self, root: Path, identity: Identity) -> None:
@@ -48,10 +46,8 @@ class Tracker:
         self._journal = Journal(self._root, identity)
         self._store = Store(self._root)
         self._next_send = 0.0
-        self._handler: Any = None
 
     def __enter__(self) -> "Tracker":
-        self._handler = _turn_sigterm_into_exit()
         with _journal_failures(self._journal):
             self._journal.begin()
         self._send()
@@ -63,8 +59,6 @@ class Tracker:
         with _journal_failures(self._journal):
             self._journal.append([{"kind": "end", "status": _status(error)}])
         _try_to_send(self._store, self._journal.path, force=True)
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """One point of each curve, such as the losses of an epoch."""
@@ -167,20 +161,7 @@ def _artifact(root: Path, path: Path) -> Event:
 def _status(error: BaseException | None) -> str:
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "FINISHED"
-    killed = isinstance(error, SystemExit) and error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    return "KILLED" if killed or isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def _turn_sigterm_into_exit() -> Any:
-    """Let SIGTERM leave the block as an exception; returns the old handler, None if nothing changed."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return None
-    return signal.signal(signal.SIGTERM, _exit_on_signal)
-
-
-def _exit_on_signal(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _warn_once(kind: str, message: str) -> None:

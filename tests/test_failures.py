@@ -262,6 +262,8 @@ def test_a_stage_ends_with_the_process_that_started_it(project):
     parent.wait()
     until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
     assert checkpoints(project)  # it was still at work, and goes on from here
+    (journal,) = project.glob("journal/quickstart-dense-s0-*/pretrain.jsonl")
+    assert json.loads(journal.read_text().splitlines()[-1])["status"] == "KILLED"
 
 
 def until(holds, seconds: float = 60) -> None:

@@ -184,18 +184,6 @@ def test_ctrl_c_kills_the_stage_and_passes(root):
     assert named(root, "prune").info.status == "KILLED"
 
 
-def test_sigterm_kills_the_stage_and_passes(root):
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        with pytest.raises(SystemExit) as caught, Tracker(root, PRUNE):
-            signal.raise_signal(signal.SIGTERM)
-        assert caught.value.code == 143
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert named(root, "prune").info.status == "KILLED"
-
-
 def test_a_batched_curve_and_odd_values_arrive(root):
     with Tracker(root, PRUNE) as tracker:
         tracker.log_many([{"iteration": i, "residual of W1": 1 / (i + 1)} for i in range(1500)], "iteration")

@@ -100,7 +100,7 @@ def sensitivity_table(rows: Rows) -> Table:
     return Table(headers, [
         (
             row["parameter"], f"{row['value']}", times(row["compression_ratio"]),
-            NOTHING if _accuracy(row) is None else percent(_accuracy(row)),
+            percent(row["validation_accuracy"]),
             {True: "yes", False: "no"}.get(row.get("converged"), NOTHING),
         )
         for row in rows
@@ -156,7 +156,7 @@ def _sensitivity_panel(name: str, rows: Rows) -> Panel:
         rows_ = sorted(rows, key=lambda row: row["value"]) if numeric else rows
         at = [row["value"] for row in rows_] if numeric else list(range(len(rows_)))
         _track(above, at, rows_, [row["compression_ratio"] for row in rows_], COLOUR["s1"])
-        _track(below, at, rows_, [_percent_of(row) for row in rows_], COLOUR["s3"])
+        _track(below, at, rows_, [100 * row["validation_accuracy"] for row in rows_], COLOUR["s3"])
         above.set_ylabel("compression (x)")
         below.set(ylabel="accuracy (%)", xlabel=name)
         if numeric and min(at) > 0 and max(at) / min(at) > 8:
@@ -219,15 +219,6 @@ def _quartiles(row: Mapping[str, Any]) -> list[float]:
 def _tested(record: Record, row: Mapping[str, Any]) -> float:
     """The accuracy of the timed network: the dense one is that of pretraining."""
     return record.metrics["evaluate"]["dense_accuracy" if row["network"] == "dense" else "pruned_accuracy"]
-
-
-def _accuracy(row: Mapping[str, Any]) -> float | None:
-    return row.get("test_accuracy", row.get("validation_accuracy"))
-
-
-def _percent_of(row: Mapping[str, Any]) -> float:
-    accuracy = _accuracy(row)
-    return float("nan") if accuracy is None else 100 * accuracy
 
 
 def _slug(text: str) -> str:
