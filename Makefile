@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed
 export PATH := $(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install repro test test-all lint ui sync record tables study audit report plots export prove register bench profile clean
+.PHONY: help install repro test test-all lint ui sync record tables study audit report plots export restore prove register bench profile clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -53,6 +53,9 @@ study: install ## run the trials of a study on the validation split: EXP=lenet5-
 
 export: install ## write a finished run's network as ONNX and sparse files into exports/: RUN=name
 	@python -m stages.export $(RUN)
+
+restore: install ## put the dense networks of a recorded run back, to prune them further without training: RUN=name
+	@python -m stages.restore $(RUN)
 
 prove: install ## on the whole test set, compacted and compiled networks answer as the recorded ones: EXP=lenet5, or RUN=name
 	@python -m stages.prove $(if $(RUN),$(RUN),$(EXP))

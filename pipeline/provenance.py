@@ -56,8 +56,13 @@ def write(root: Path, home: Path, run: Run, making: Making) -> None:
         "inputs": making.inputs,
         "outputs": outputs,
     }
-    made = json.dumps([making.params, making.inputs, outputs], sort_keys=True)
-    write_json(home / provenance_folder(run, making.stage) / f"{sha256(made.encode())[:16]}.json", content)
+    keep(home, run, content)
+
+
+def keep(home: Path, run: Run, content: Mapping[str, Any]) -> None:
+    """Write what a making's file says, under a name of its own."""
+    made = json.dumps([content[key] for key in ("params", "inputs", "outputs")], sort_keys=True)
+    write_json(home / provenance_folder(run, content["stage"]) / f"{sha256(made.encode())[:16]}.json", content)
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -122,6 +122,27 @@ def test_a_finished_run_is_recorded_with_its_network(project):
     assert network.read_bytes() == (project / "artifacts" / RUN_FOLDER / "retrain.safetensors").read_bytes()
 
 
+def test_recorded_dense_networks_are_restored_for_further_runs(project, tmp_path):
+    """In a clone without what training left; DVC then has nothing to train."""
+    clone = shutil.copytree(project, tmp_path / "clone")
+    for left in ("artifacts", "data", ".scratch", "journal", ".dvc/cache"):
+        shutil.rmtree(clone / left)
+    printed = stage(clone, "restore", RUN).stdout
+    assert f"restored {DENSE}" in printed
+    dense = "artifacts/quickstart/dense-s0"
+    for name in ("pretrain", "reference"):
+        assert (clone / dense / f"{name}.safetensors").read_bytes() == (
+            project / dense / f"{name}.safetensors"
+        ).read_bytes()
+    assert "Data and pipelines are up to date" in run(clone, "dvc", "status", f"pretrain@{DENSE}").stdout
+    (made,) = (clone / ".scratch/provenance" / dense.removeprefix("artifacts/") / "reference").glob("*.json")
+    record = json.loads((project / "results" / f"{RUN_FOLDER}.json").read_text())
+    assert json.loads(made.read_text()) == record["provenance"]["reference"]
+    (clone / "metrics/quickstart/dense-s0/pretrain.json").write_text("{}")
+    refused = stage(clone, "restore", RUN, check=False)
+    assert "metrics/quickstart/dense-s0/pretrain.json is not the one that pretrain" in refused.stderr
+
+
 def test_a_record_of_other_parameters_is_refused(project):
     params = (project / "params.yaml").read_text()
     try:
@@ -157,3 +178,5 @@ def test_experiments_are_queued_and_compared(project):
     with sqlite3.connect(project / "mlflow.db") as database:
         values = {value for (value,) in database.execute("select value from params where key = 'prune.rho'")}
     assert len(values) == 2
+    makings = (project / ".scratch/provenance" / RUN_FOLDER / "prune").glob("*.json")
+    assert len({json.loads(file.read_text())["params"]["prune"]["rho"] for file in makings}) >= 2
