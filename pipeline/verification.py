@@ -1,13 +1,12 @@
 """A record checked against itself: its sparse network is counted, and all its networks are evaluated again."""
 
 import csv
-import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -34,6 +33,7 @@ PICTURES_OFF, OF = 2, 10_000
 AFTER_LAST_UPDATE = 0.1  # the residual moves so much at most, in parts of it, in the steps after the last update
 BATCH = 100  # small enough for the processor's caches
 EVALUATED = {"retrain": "pruned_accuracy", "pretrain": "dense_accuracy", "reference": "reference_accuracy"}
+T = TypeVar("T")
 CUTS = ("gmp", "magnitude")  # methods that cut by their nature, so that there is nothing to converge
 # No file of a network is larger: a value and a position for each survivor, a value for all else, classes and a header.
 VALUE_BYTES, POSITION_BYTES, HEADER_BYTES, MOST_CLASSES = 4, 4, 65_536, 1_000
@@ -77,11 +77,16 @@ class Checked:
 
 
 class RecordedTests:
-    """The test sets of records, each prepared once from its source, and what networks answered on them."""
+    """The test sets of records, each prepared once from its source, and what networks answered on them.
+
+    Several threads may ask; one that asks for what another is finding waits for it.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._prepared = cache(lambda key: _prepare(root, Prepare.model_validate_json(key)))
-        self._accuracies: dict[Hashable, float] = {}
+        self._root = root
+        self._found: dict[Hashable, Any] = {}
+        self._locks: dict[Hashable, Lock] = {}
+        self._guard = Lock()
 
     def of(self, record: Record) -> PictureSet:
         """The record's test pictures.
@@ -100,13 +105,17 @@ class RecordedTests:
 
     def any_of(self, record: Record) -> PictureSet:
         """As `of`, whatever its digest."""
-        return self._prepared(json.dumps(record.params["prepare"], sort_keys=True))
+        block = Prepare.model_validate(record.params["prepare"])
+        return self.remembered(block.model_dump_json(), lambda: _prepare(self._root, block))
 
-    def remembered(self, key: Hashable, accuracy: Callable[[], float]) -> float:
-        """An accuracy on one of the test sets, found once: many records name the same dense networks."""
-        if key not in self._accuracies:
-            self._accuracies[key] = accuracy()
-        return self._accuracies[key]
+    def remembered(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What is found once: a test set, or an accuracy, as many records name the same dense networks."""
+        with self._guard:
+            lock = self._locks.setdefault(key, Lock())
+        with lock:
+            if key not in self._found:
+                self._found[key] = find()
+            return self._found[key]
 
 
 def _prepare(root: Path, block: Prepare) -> PictureSet:

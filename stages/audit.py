@@ -8,6 +8,7 @@ verdicts differ from those that were there. `--no-data`: verdicts only, no netwo
 
 from argparse import ArgumentParser
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,16 @@ def differences(before: dict[str, Any], audit: dict[str, Any]) -> list[str]:
 
 
 def verify(root: Path, records: list[Record], without_dense: Collection[str]) -> list[Checked]:
-    """Check each record, with a line of progress each; `without_dense`: as for `check`."""
-    prepare_torch(THREADS)
+    """Check each record, with a line of progress each; `without_dense`: as for `check`.
+
+    Each thread evaluates networks of its own: small layers gain little from being shared out.
+    """
     pictures, found = RecordedTests(root), []
-    for number, record in enumerate(records, start=1):
-        found.append(check(root, record, pictures, without_dense))
-        print(f"[{number}/{len(records)}] {found[-1].sentence}", flush=True)
+    with ThreadPoolExecutor(THREADS, initializer=prepare_torch, initargs=(1,)) as pool:
+        checks = pool.map(lambda record: check(root, record, pictures, without_dense), records)
+        for number, checked in enumerate(checks, start=1):
+            found.append(checked)
+            print(f"[{number}/{len(records)}] {checked.sentence}", flush=True)
     return found
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -513,6 +515,19 @@ def test_a_listed_run_without_a_record_is_named(project):
     added = line.replace("50x-s0", "20x-s0").replace("ratio: 50", "ratio: 20")
     (project / "runs.yaml").write_text(text.replace(line, f"{line}\n{added}"))
     assert "listed, not recorded: quickstart-reweighted-admm-20x-s0" in audit(project, "--no-data").stdout
+
+
+def test_threads_that_ask_for_the_same_find_it_once(tmp_path):
+    tests, found = RecordedTests(tmp_path), []
+
+    def find() -> int:
+        found.append(None)
+        time.sleep(0.1)
+        return 7
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: tests.remembered("a network", find), range(4))) == [7] * 4
+    assert len(found) == 1
 
 
 def test_without_git_code_counts_as_uncommitted(tmp_path):

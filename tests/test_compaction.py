@@ -21,7 +21,7 @@ from pipeline.params import Model
 from pipeline.sparse import load_sparse
 from tests.project import ROOT, recorded_networks
 
-RECORDED = recorded_networks()
+RECORDED = [path for path in recorded_networks() if path.stem.endswith("-s0")]  # seeds are alike
 PICTURE = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
 
 
