@@ -80,5 +80,5 @@ bench: install ## what an ADMM epoch costs beside a plain one, both sides in one
 profile: install ## where the time of an epoch goes, once the data is prepared: EXP=resnet32
 	@python -m stages.profile_training $(EXP)
 
-clean: install ## forget what unfinished stages kept (those that run now, and finished results, stay)
-	@python -m stages.clean
+clean: ## forget what unfinished stages kept (those that run now, and finished results, stay)
+	@test ! -d .scratch || python -m stages.clean

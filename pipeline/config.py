@@ -81,6 +81,11 @@ class Config:
         """Every listed pruned network by its name."""
         return {name: listed.run for listing in self._lists.values() for name, listed in listing.runs.items()}
 
+    @property
+    def listed_runs(self) -> dict[str, list[str]]:
+        """The names of the pruned networks of each list."""
+        return {name: list(listing.runs) for name, listing in self._lists.items()}
+
     def network_path(self, run: DenseRun | PrunedRun) -> str:
         """The source file or folder of a run's network, as listed for DVC."""
         return self._listed(run).network

@@ -59,6 +59,11 @@ def write(root: Path, home: Path, run: Run, making: Making) -> None:
     keep(home, run, content)
 
 
+def other_params(making: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
+    """The blocks of parameters that a making has otherwise than given here."""
+    return [block for block, value in making["params"].items() if block in params and params[block] != value]
+
+
 def keep(home: Path, run: Run, content: Mapping[str, Any]) -> None:
     """Write what a making's file says, under a name of its own."""
     made = json.dumps([content[key] for key in ("params", "inputs", "outputs")], sort_keys=True)

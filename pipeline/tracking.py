@@ -148,9 +148,15 @@ def sync(root: Path) -> list[str]:
             problems.append(f"{name}: {error}")
         else:
             sentences += [f"sent {count} events of {name}"] * (count > 0)
+            if not _is_named(path):
+                sentences.append(f"{name} lost its first line, which names its run: what follows it is left out")
     if problems:
         raise PipelineError(f"{len(problems)} of {len(files)} journals were not sent: " + "; ".join(problems))
     return [*sentences, f"{store.name} has all of the {len(files)} journals in {root / 'journal'}"]
+
+
+def _is_named(path: Path) -> bool:
+    return next((event["kind"] for event, _ in read_events(path)), "begin") == "begin"
 
 
 def _artifact(root: Path, path: Path) -> Event:

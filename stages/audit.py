@@ -33,7 +33,7 @@ THREADS = 2
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.audit")
-    parser.add_argument("--no-data", action="store_true", help="verdicts only: no network is evaluated")
+    parser.add_argument("--no-data", action="store_true")
     options = parser.parse_args(arguments)
     root = entry.root()
     claims, records = read_claims(root, read_published(root)), read_ledger(root)
@@ -120,10 +120,10 @@ def code_since(records: list[Record], states: dict[str, str]) -> dict[str, str]:
 
 
 def not_recorded(root: Path, records: list[Record]) -> list[str]:
-    """The runs of the paper's list that have no record: an audit of what was chosen to be shown says what was not."""
-    recorded = {record.run.experiment for record in records}, {record.run.name for record in records}
-    runs = Config(root).pruned_runs.values()
-    return [run.name for run in runs if run.experiment in recorded[0] and run.name not in recorded[1]]
+    """The runs without a record in lists of which others are recorded: what was not shown."""
+    recorded = {record.run.name for record in records}
+    lists = Config(root).listed_runs.values()
+    return [name for listed in lists if recorded & set(listed) for name in listed if name not in recorded]
 
 
 def by_state(states: dict[str, str]) -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from pipeline.errors import ArtifactError, ConfigError
 from pipeline.files import digest_of_file, read_json, write_bytes, zstd_bytes
 from pipeline.models import build, misfits
 from pipeline.params import Model, Prepare, Training
+from pipeline.provenance import other_params
 from pipeline.pruning.masks import prunable_weights
 from pipeline.report.ledger import read_record
 from pipeline.session import identity_of
@@ -52,7 +53,7 @@ class Source:
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.export")
     parser.add_argument("run")
-    parser.add_argument("--register", action="store_true", help="register both networks in MLflow")
+    parser.add_argument("--register", action="store_true")
     options = parser.parse_args(arguments)
     for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -112,17 +113,14 @@ def source_of(config: Config, run: layout.PrunedRun) -> Source:
 
 def check_parameters(config: Config, run: layout.PrunedRun, network: Path) -> None:
     """Raises ArtifactError where params.yaml describes another network than the one that the run left."""
-    digest = digest_of_file(config.root / network)
-    for file in (config.root / layout.provenance_folder(run, "retrain")).glob("*.json"):
-        making = read_json(file)
-        if making["outputs"].get(network.as_posix()) != digest:
-            continue
-        now = config.params_of(run, ("model", "training"))
-        if other := [block for block, value in now.items() if making["params"].get(block) != value]:
-            raise ArtifactError(
-                f"{network} was made with other parameters than params.yaml has now ({', '.join(other)}); "
-                "put them back, or run `dvc repro`"
-            )
+    digest, now = digest_of_file(config.root / network), config.params_of(run, ("model", "training"))
+    makings = map(read_json, (config.root / layout.provenance_folder(run, "retrain")).glob("*.json"))
+    others = [other_params(one, now) for one in makings if one["outputs"].get(network.as_posix()) == digest]
+    if others and all(others):
+        raise ArtifactError(
+            f"{network} was made with other parameters than params.yaml has now ({', '.join(others[0])}); "
+            "put them back, or run `dvc repro`"
+        )
 
 
 def network_of(model: Model, state: Mapping[str, Tensor]) -> nn.Module:

@@ -17,7 +17,7 @@ from pipeline.report.page import FIGURES_FOLDER, HTML_FILE, MARKDOWN_FILE, build
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.page")
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if they are out of date")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
     root = entry.root()
     page = build(root)

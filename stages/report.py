@@ -24,7 +24,7 @@ from pipeline.tracking import copy_to_parent, find_root, without_credentials
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.report")
     parser.add_argument("experiment")
-    parser.add_argument("--show", action="store_true", help="print the results instead of writing the report")
+    parser.add_argument("--show", action="store_true")
     options = parser.parse_args(arguments)
     results = read_results(options.experiment)
     if options.show:

@@ -25,24 +25,30 @@ def main(arguments: list[str]) -> None:
         raise ArtifactError(f"the record of {name} has no dense network of {' and '.join(missing)}; run its stages")
     dvc("repro", "--single-item", f"{file}:prepare@{run.experiment}")
     for stage in DENSE_STAGES:
-        restore(config, record, stage)
+        check(config, record, stage)
+    for stage in DENSE_STAGES:
+        source = config.root / record.dense_networks[stage]["file"]
+        write_bytes(config.root / weights_file(run.dense, stage), source.read_bytes())
+        provenance.keep(config.root, run.dense, record.provenance[stage])
     dvc("commit", "--force", *(f"{file}:{stage}@{run.dense.name}" for stage in DENSE_STAGES))
-    print(f"restored {run.dense.name}; a run of it goes on by: dvc repro --single-item {file}:prune@...")
+    print(f"restored {run.dense.name}; list further runs of it beside {file}, and reproduce them")
 
 
-def restore(config: Config, record: Record, stage: str) -> None:
-    """Copy one network to its place, with the making that the record has of it.
-
-    Raises:
-        ArtifactError: the data, or a file that git has of the stage, is another one than the record's.
-    """
-    making, place = record.provenance[stage], weights_file(record.run.dense, stage)
-    source = config.root / record.dense_networks[stage]["file"]
-    write_bytes(config.root / place, source.read_bytes())
+def check(config: Config, record: Record, stage: str) -> None:
+    """Raises ArtifactError if parameters, data or figures here are not those that the network was made with."""
+    making, dense = record.provenance[stage], record.run.dense
+    if other := provenance.other_params(making, config.params_of(dense, making["params"])):
+        raise ArtifactError(
+            f"{stage} of {dense.name} ran with other parameters than params.yaml has now ({', '.join(other)}); "
+            "put them back, or run the stage"
+        )
+    networks = {weights_file(dense, each).as_posix() for each in DENSE_STAGES}
     for name, digest in {**making["inputs"], **making["outputs"]}.items():
-        if not (config.root / name).is_file() or digest_of_file(config.root / name) != digest:
-            raise ArtifactError(f"{name} is not the one that {stage} of {record.run.dense.name} read or wrote")
-    provenance.keep(config.root, record.run.dense, making)
+        path = config.root / name
+        if name not in networks and not (path.is_file() and digest_of_file(path) == digest):
+            raise ArtifactError(
+                f"{name} is not the one that {stage} of {dense.name} read or wrote; restore it with git"
+            )
 
 
 def dvc(*arguments: str) -> None:

@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
         if not any(row["trial"] == trial for row in read_trials(file)):
             print(f"trial {number} of {len(asked)}: {trial['method']} {trial['values']}", flush=True)
             made = {"trial": trial, **run(config, experiment, study, trial)}
-            # read again: another process may have written meanwhile
-            write_json(file, {"experiment": experiment, "study": name, "trials": [*read_trials(file), made]})
+            others = [row for row in read_trials(file) if row["trial"] != trial]  # again: others may write meanwhile
+            write_json(file, {"experiment": experiment, "study": name, "trials": [*others, made]})
     current = [row for row in read_trials(file) if row["trial"] in asked]
     write_json(file, {"experiment": experiment, "study": name, "trials": current})
     for row in current:

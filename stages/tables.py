@@ -16,7 +16,7 @@ README = "README.md"
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m stages.tables")
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if a table is out of date")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
     file = entry.root() / README
     if not file.is_file():

@@ -138,7 +138,7 @@ def test_comparisons_of_too_few_seeds_are_counted_beside_a_verdict():
     records += [record(0, 0.5, ratio=20), record(0, 0.9, "magnitude", None, ratio=20)]
     found = verdict({**SUPERIOR, "answers": [ANSWER, elsewhere]}, records)
     assert found["verdict"] == "reproduced"
-    assert found["why"].endswith("; besides: 1 undecided (too few seeds that converged)")
+    assert found["why"].endswith("; besides: 1 undecided (too few comparable seeds that converged)")
     assert found["measured"][1]["why"].startswith("1 of 3 seeds, mean -40.000 pp")
 
 

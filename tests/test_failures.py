@@ -23,8 +23,9 @@ from pipeline.files import sha256
 from pipeline.layout import DenseRun, provenance_folder
 from pipeline.provenance import Making
 from pipeline.provenance import write as write_making
-from pipeline.resume import Scratch, forget
+from pipeline.resume import Scratch
 from pipeline.session import Session
+from stages import clean
 from tests.project import DENSE, RUN, copy_project, environment, run, stage, stage_here
 
 
@@ -282,7 +283,9 @@ def test_what_unfinished_stages_kept_is_forgotten_but_that_of_running_ones(tmp_p
     made.write_text("{}")
     with Scratch(tmp_path, "retrain", {}) as running:
         running.save({"epoch": 1})
-        assert forget(tmp_path) == {stopped.folder.name: False, running.folder.name: True}
+        printed = stage_here(tmp_path, clean.main).stdout
+        assert f"{stopped.folder.name}: forgotten" in printed
+        assert f"{running.folder.name}: runs now, left alone" in printed
         assert running.load() == {"epoch": 1}
     assert not stopped.folder.exists()
     assert made.exists()

@@ -7,7 +7,6 @@ import torch
 
 from pipeline.report.document import readme_tables
 from pipeline.report.render import replace_tables
-from pipeline.yaml_files import read_yaml
 from tests.project import ROOT
 
 
@@ -38,8 +37,3 @@ def test_every_linked_file_exists():
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert not [link for link in links if not Path(ROOT, link).exists()]
-
-
-def test_every_run_in_the_papers_list_is_recorded():
-    recorded = {f"{file.parent.name}-{file.stem}" for file in ROOT.glob("results/*/*.json")}
-    assert set(read_yaml(ROOT / "paper/runs.yaml")["runs"]) <= recorded

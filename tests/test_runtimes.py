@@ -147,11 +147,11 @@ def test_a_network_that_cannot_be_compiled_is_not_called_not_installed(tmp_path)
 
 
 def test_onnx_runtime_stands_in_where_the_engine_cannot_be_written(tmp_path, caplog):
-    (tmp_path / "network.json").mkdir()
-    run = engine_or_onnx(lenet5(40_000), PICTURE, tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    run = engine_or_onnx(lenet5(40_000), PICTURE, tmp_path / "file")
     assert not isinstance(run, SparseEngine)
     assert run(IMAGES).shape == (len(IMAGES), 10)
-    assert "ONNX Runtime stands in for the sparse engine: cannot write" in caplog.text
+    assert "ONNX Runtime stands in for the sparse engine: " in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,9 @@ def test_recorded_dense_networks_are_restored_for_further_runs(project, tmp_path
     record = json.loads((project / "results" / f"{RUN_FOLDER}.json").read_text())
     assert json.loads(made.read_text()) == record["provenance"]["reference"]
     (clone / "metrics/quickstart/dense-s0/pretrain.json").write_text("{}")
+    before = (clone / dense / "pretrain.safetensors").write_bytes(b"another one")
     refused = stage(clone, "restore", RUN, check=False)
+    assert (clone / dense / "pretrain.safetensors").stat().st_size == before
     assert "metrics/quickstart/dense-s0/pretrain.json is not the one that pretrain" in refused.stderr
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from pipeline.benchmark.rows import NOT_COMPILED, NOT_INSTALLED
 from pipeline.benchmark.timing import interleaved
 from pipeline.deploy.answers import TOLERANCE, difference
 from pipeline.deploy.onnx_files import INPUT, export, session
-from pipeline.errors import ArtifactError, ConfigError, PipelineError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.sparse_engine.compiling import NoCompiler
 from pipeline.sparse_engine.engine import SparseEngine, build_engine
 
@@ -79,19 +80,21 @@ def contenders(
 def engine_or_onnx(network: nn.Module, picture: Tensor, folder: Path, threads: int = 1) -> Call:
     """The sparse engine for a network, or ONNX Runtime where there is no compiler or an operation it does not know.
 
-    Either takes float pictures (N, C, H, W) and gives float32 (N, classes). `picture` (1, C, H, W) is an input;
-    files go into the folder. The log says why it is not the engine.
+    Either takes float pictures (N, C, H, W) and gives float32 (N, classes). `picture` (1, C, H, W) is an input; the
+    engine's files go into the folder. The log says why it is not the engine: no compiler, an operation that it does
+    not know, or a folder that cannot be written.
 
     Raises:
         ArtifactError: the network cannot be exported either.
     """
     try:
         return build_engine(network, tuple(picture.shape[1:]), folder, threads)
-    except PipelineError as error:  # no compiler, an operation it does not know, a folder that cannot be written
+    except (NoCompiler, ConfigError, OSError) as error:  # OSError: a folder that cannot be written
         log.warning("ONNX Runtime stands in for the sparse engine: %s", error)
-    path = folder / "network.onnx"
-    export(path, network, picture, {})
-    run = _onnx_runtime(path)(threads)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        path = Path(elsewhere, "network.onnx")
+        export(path, network, picture, {})
+        run = _onnx_runtime(path)(threads)
     return lambda pictures: run(np.ascontiguousarray(pictures, np.float32))
 
 

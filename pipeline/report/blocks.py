@@ -19,7 +19,8 @@ class Words:
 class Rows:
     """A table with the numbers of each row's footnotes (empty: it has none).
 
-    `folded` tables only repeat a figure; `verdicts`, where given, are the same rows before they were texts.
+    `folded` tables are details, shown when asked for; `verdicts`, where given, are the same rows before they were
+    texts.
     """
 
     table: Table

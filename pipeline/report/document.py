@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.layout import DENSE_STAGES
 from pipeline.report.deployment_tables import STORAGE_NOTE, compaction_table, storage_table
 from pipeline.report.ledger import Record, Result, read_ledger
 from pipeline.report.published import OUR_METHOD
@@ -103,10 +104,10 @@ def verdicts_text(root: Path, records: Sequence[Record]) -> str:
     audit = read_audit(root)
     if audit is None:
         return NO_AUDIT
-    complete = sum(len(record.networks) == 3 for record in records)
+    complete = sum(len(record.networks) == 1 + len(DENSE_STAGES) for record in records)
     states = Counter(audit.code_since.values())
     notes = [f"Of {len(records)} records {complete} have all three networks (dense, reference, pruned) beside them."]
-    notes += [f"{count}: {CODE_STATES[state]}." for state, count in sorted(states.items())]
+    notes += [f"{count} records: {CODE_STATES[state]}." for state, count in sorted(states.items())]
     return f"{markdown(verdict_table(audit.verdicts))}\n{VERDICTS_NOTE}\n\n{' '.join(notes)}\n"
 
 

@@ -59,7 +59,7 @@ def together(findings: Sequence[Finding], claim: Claim) -> tuple[str, str]:
     named = [_place(found) for found in of[verdict]] + (gaps if verdict == INCONCLUSIVE else [])
     others = [f"{len(of[kind])} {words}" for kind, words in IN_WORDS.items() if kind != verdict and of[kind]]
     if decided and undecided:
-        others.append(f"{len(undecided)} undecided (too few seeds that converged)")
+        others.append(f"{len(undecided)} undecided (too few comparable seeds that converged)")
     elif undecided:
         named += [f"undecided: {_place(found)}" for found in undecided]
     return verdict, "; ".join(named + ([f"besides: {', '.join(others)}"] if others else []))

@@ -23,6 +23,7 @@ from pipeline.layout import (
     weights_file,
 )
 from pipeline.params import Experiment
+from pipeline.provenance import other_params
 from pipeline.report import kept_networks
 
 SCHEMA = 1
@@ -254,8 +255,7 @@ def _checked_provenance(
     metrics = metrics_file(run, stage).as_posix()
     if not outputs or metrics not in outputs:
         raise ArtifactError(f"{file} does not say which {metrics} it describes; run {stage} again")
-    changed = [block for block, value in provenance["params"].items() if params.get(block) != value]
-    if changed:
+    if changed := other_params(provenance, params):
         raise ArtifactError(
             f"{stage} of {run.name} ran with other parameters than params.yaml has now ({', '.join(changed)}); "
             "run `dvc repro`, or put the parameters back"

@@ -50,7 +50,8 @@ def build_engine(network: nn.Module, picture_shape: Shape, folder: Path, threads
         "scratch_floats": planned.scratch,
         "nonzeros": planned.nonzeros,
     }
-    with tempfile.TemporaryDirectory() as aside:  # what was in the folder stays until the new one is found right
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:  # what is there stays until the new one is found right
         write_source(Path(aside), code, table, about)
         _check_same(network, SparseEngine(Path(aside)))
         adopt(Path(aside), folder)
