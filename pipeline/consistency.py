@@ -124,7 +124,7 @@ def missing_networks(record: Record, without_dense: Collection[str]) -> Iterator
     if record.sparse_network is None and min(sparse, said["sparse"]) < LARGEST_BYTES:
         yield "its network is small enough for git, and is not recorded"
     dense = min(values * VALUE_BYTES + HEADER_BYTES, said["dense"])
-    if dense >= LARGEST_BYTES or record.run.experiment in without_dense:
+    if dense >= LARGEST_BYTES or {record.run.experiment, record.run.name} & set(without_dense):
         return
     for stage in DENSE_STAGES:
         if stage not in record.dense_networks:

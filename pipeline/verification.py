@@ -122,7 +122,7 @@ def check(root: Path, record: Record, pictures: RecordedTests, without_dense: Co
     """Check the record's figures, load its networks, count the survivors, evaluate each network on the test set.
 
     Networks that are too large to be committed are taken from where the run left them, if they still are there.
-    `without_dense`: experiments whose records need not have the dense networks.
+    `without_dense`: experiments and runs whose records need not have the dense networks.
     """
     problems = contradictions(root, record)
     try:

@@ -378,14 +378,15 @@ def test_a_dense_network_that_was_not_evaluated_is_caught(project):
     assert "its dense network of pretrain is not the one that was trained and evaluated" in audit(project).stdout
 
 
-def test_a_record_without_its_dense_networks_is_refused_but_where_the_claims_name_it(project):
+@pytest.mark.parametrize("named", [RUN.experiment, RUN.name])
+def test_a_record_without_its_dense_networks_is_refused_but_where_the_claims_name_it(project, named):
     rewrite(project, lambda content: content.pop("dense_networks"))
     shutil.rmtree(project / "artifacts")
     found = audit(project)
     assert found.returncode == 1
     assert "its dense network of reference is small enough for git, and is not recorded" in found.stdout
     with (project / "paper/claims.yaml").open("a") as claims:
-        claims.write("without_dense: [quickstart]\n")
+        claims.write(f"without_dense: [{named}]\n")
     audit(project, "--no-data")  # the claims' digest is another one
     found = audit(project)
     assert found.returncode == 0

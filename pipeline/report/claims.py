@@ -74,7 +74,7 @@ class Claim(Block):
 class Claims(Block):
     """All claims, and what the paper leaves open with the choice made here.
 
-    `without_dense`: experiments that were recorded before dense networks were kept beside the records.
+    `without_dense`: experiments and runs that were recorded before dense networks were kept beside the records.
     """
 
     claims: list[Claim]
