@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.layout import DenseRun, PrunedRun, metrics_file
-from pipeline.method_params import COPIED_METHOD, COPY_LAYERS, Block
+from pipeline.method_params import COPY_LAYERS, OUR_METHOD, Block
 from pipeline.params import Experiment, Params
 from pipeline.yaml_files import read_yaml
 
@@ -161,7 +161,7 @@ def _awaited(run: PrunedRun) -> str:
     """The metrics file that a run's pruning waits for: of the reweighted run whose layers it copies, or of its dense
     network."""
     if run.method in COPY_LAYERS:
-        return metrics_file(replace(run, method=COPIED_METHOD), "prune").as_posix()
+        return metrics_file(replace(run, method=OUR_METHOD), "prune").as_posix()
     return metrics_file(run.dense, "pretrain").as_posix()
 
 

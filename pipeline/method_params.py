@@ -105,8 +105,9 @@ class Prune(Block):
         return getattr(self, name.replace("-", "_"), None) if name in METHOD_NAMES else None
 
 
-# Methods that copy the survivors of each layer from the run of this method that is like them otherwise.
-COPY_LAYERS, COPIED_METHOD = ("admm-l0-copied",), "reweighted-admm"
+OUR_METHOD = "reweighted-admm"  # the reproduced one
+# Methods that copy the survivors of each layer from the run of OUR_METHOD that is like them otherwise.
+COPY_LAYERS = ("admm-l0-copied",)
 METHOD_NAMES = tuple(field.alias or name for name, field in Prune.model_fields.items())
 
 

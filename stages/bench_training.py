@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.data import sources
 from pipeline.data.batches import PictureSet
 from pipeline.errors import ConfigError
+from pipeline.method_params import OUR_METHOD
 from pipeline.params import Experiment
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import prunable_weights, survivors_asked
@@ -23,7 +24,6 @@ from pipeline.settings import prepare_torch
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.schedule import Schedule
 
-METHOD = "reweighted-admm"
 ROUNDS = 9
 RATIO = 50
 
@@ -31,8 +31,10 @@ RATIO = 50
 def main(arguments: list[str]) -> None:
     (name,) = entry.arguments_of(arguments, "EXPERIMENT")
     experiment = Config(entry.root()).experiment(name)
-    if experiment.model.name != "lenet5" or experiment.prune.method(METHOD) is None:
-        raise ConfigError(f"digits are what is trained on here, so {name} must be LeNet-5 with a block prune.{METHOD}")
+    if experiment.model.name != "lenet5" or experiment.prune.method(OUR_METHOD) is None:
+        raise ConfigError(
+            f"digits are what is trained on here, so {name} must be LeNet-5 with a block prune.{OUR_METHOD}"
+        )
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     prepare_torch(experiment.training.threads)
     processor, threads = provenance.machine()["processor"], experiment.training.threads
@@ -78,8 +80,8 @@ def epoch_of(experiment: Experiment, pictures: PictureSet, precision: str, admm:
     if admm:
         weights = prunable_weights(network)
         k = survivors_asked(sum(weight.numel() for weight in weights.values()), RATIO)
-        block = experiment.prune.method(METHOD)
-        hooks = [METHODS[METHOD](weights, k, ROUNDS * len(job.batches), block)]
+        block = experiment.prune.method(OUR_METHOD)
+        hooks = [METHODS[OUR_METHOD](weights, k, ROUNDS * len(job.batches), block)]
     return lambda: (
         job.phase(network, experiment.pretrain, Schedule(1e-3, 0, 0.9, 0.1), 1, CrossEntropy(), hooks) and None
     )

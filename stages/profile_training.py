@@ -14,6 +14,7 @@ from pipeline import assembly, entry, layout, provenance
 from pipeline.config import Config
 from pipeline.data.batches import PictureSet, picture_set
 from pipeline.errors import ConfigError
+from pipeline.method_params import OUR_METHOD
 from pipeline.pruning import METHODS
 from pipeline.pruning.masks import prunable_weights, survivors_asked
 from pipeline.resume import NoCheckpoint
@@ -22,7 +23,7 @@ from pipeline.tensors import load_tensors
 from pipeline.training.objective import CrossEntropy
 from pipeline.training.schedule import Schedule
 
-METHOD, RATIO = "reweighted-admm", 10
+RATIO = 10
 # Each part's functions: the file's end and the function's name; the time of each is with all that it calls.
 PARTS = {
     "data": [("data/batches.py", "epoch")],
@@ -39,8 +40,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (1, 2) or not all(number.isdigit() for number in arguments[1:]):
         raise ConfigError(f"expected EXPERIMENT [BATCHES], got {' '.join(arguments) or 'nothing'}")
     experiment = Config(entry.root()).experiment(arguments[0])
-    if experiment.prune.method(METHOD) is None:
-        raise ConfigError(f"experiments.{arguments[0]}.prune has no block {METHOD}, whose epoch is profiled")
+    if experiment.prune.method(OUR_METHOD) is None:
+        raise ConfigError(f"experiments.{arguments[0]}.prune has no block {OUR_METHOD}, whose epoch is profiled")
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     prepare_torch(experiment.training.threads)
     train, validate = pictures(arguments[0], "train"), pictures(arguments[0], "validate")
@@ -61,10 +62,10 @@ def main(arguments: list[str]) -> None:
 
 def profiled(job: assembly.Job) -> dict[str, float]:
     """Seconds of each part of one epoch with the method's hooks."""
-    network, block = job.network(), job.experiment.prune.method(METHOD)
+    network, block = job.network(), job.experiment.prune.method(OUR_METHOD)
     weights = prunable_weights(network)
     k = survivors_asked(sum(weight.numel() for weight in weights.values()), RATIO)
-    phase = METHODS[METHOD](weights, k, len(job.batches), block)
+    phase = METHODS[OUR_METHOD](weights, k, len(job.batches), block)
     profile = cProfile.Profile()
     profile.enable()
     job.phase(network, block, Schedule(block.learning_rate, 0, 0.9, 0.1), 1, CrossEntropy(), [phase])

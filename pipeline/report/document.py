@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layout import DENSE_STAGES
+from pipeline.method_params import OUR_METHOD
 from pipeline.report.deployment_tables import STORAGE_NOTE, compaction_table, storage_table
 from pipeline.report.ledger import Record, Result, read_ledger
-from pipeline.report.published import OUR_METHOD
 from pipeline.report.render import Table, markdown, whole
 from pipeline.report.statistics import FEWEST_FOR_INTERVAL, group
 from pipeline.report.tables import (

@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from pipeline.benchmark.rows import not_installed
 from pipeline.errors import ArtifactError
 from pipeline.files import read_json
+from pipeline.method_params import OUR_METHOD
 from pipeline.provenance import NOT_INSTALLED
 from pipeline.pruning.control import LARGEST_PRIMAL_RESIDUAL
 from pipeline.report.canvas import COLOUR, Panel, Plot, legend_above, log_axis, panel
 from pipeline.report.ledger import Record
-from pipeline.report.published import OUR_METHOD
 from pipeline.report.render import NOTHING, Table, percent, times, whole
 
 SENSITIVITY_FILES = "results/*-sensitivity.json"

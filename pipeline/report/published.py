@@ -7,14 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.method_params import Block
+from pipeline.method_params import OUR_METHOD, Block
 from pipeline.report.paper_files import read_checked
 from pipeline.report.render import NOTHING, Table, points, span, times
 from pipeline.report.statistics import Group
 from pipeline.report.tables import difference, mean_std
 
 PUBLISHED_FILE = Path("paper", "published.yaml")
-OUR_METHOD = "reweighted-admm"
 NO_RUN = "no converged run on its data set"
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.layout import record_file, weights_file
+from pipeline.method_params import OUR_METHOD
 from pipeline.report.claims import Answer, Claim
 from pipeline.report.economy import economy
 from pipeline.report.ledger import Record
-from pipeline.report.published import OUR_METHOD
 from pipeline.report.statistics import Spread, spread
 
 EXACT = 1e-9  # a tie of whole pictures, after floating point
